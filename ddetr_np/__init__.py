@@ -1,0 +1,47 @@
+"""Deformable DETR in NumPy and CuPy: every equation and every gradient by hand.
+
+Public names are imported when they are first used, so that `import ddetr_np` and
+`ddetr-np --help` stay quick.
+"""
+
+import importlib
+
+__version__ = '0.1.0'
+
+_HOME = {  # public name: the module it lives in
+    'Config': 'config',
+    'make_config': 'config',
+    'InputError': 'errors',
+    'build_model': 'nn.ddetr',
+    'load_model': 'weights',
+    'save_model': 'weights',
+    'read_picture': 'data.pictures',
+    'resize': 'data.pictures',
+    'normalise': 'data.pictures',
+    'pad_batch': 'data.pictures',
+    'postprocess': 'evaluate.postprocess',
+    'detect': 'evaluate.detect',
+    'Detections': 'evaluate.detect',
+    'draw_detections': 'views.detections',
+}
+_ROOMS = (
+    'backend', 'config', 'data', 'errors', 'evaluate', 'fast', 'module', 'nn', 'ops',
+    'testing', 'views', 'weights',
+)
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name):
+    if name in _HOME:
+        value = getattr(importlib.import_module(f'.{_HOME[name]}', __name__), name)
+    elif name in _ROOMS:
+        value = importlib.import_module(f'.{name}', __name__)
+    else:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted({*globals(), *_HOME, *_ROOMS})
