@@ -1,0 +1,155 @@
+"""The seam between the equations and the arrays they run on.
+
+The only file that knows CuPy. An operation asks `get_xp` for the library of its
+arguments and is written once for both. Quicker twins of an operation are registered
+here, so that `ops` never imports `fast`; `plain()` switches them off.
+"""
+
+import contextlib
+import contextvars
+import functools
+import sys
+
+import numpy as np
+
+from .errors import InputError
+
+_twins = {}  # (operation, library) -> function
+_plain = contextvars.ContextVar('plain', default=False)
+
+
+def _cupy():
+    """CuPy if somebody has imported it already: no array can be CuPy's otherwise."""
+    return sys.modules.get('cupy')
+
+
+def get_xp(*arrays):
+    """Return the library of the arrays: `numpy`, or `cupy` if any of them is CuPy's."""
+    cupy = _cupy()
+    if cupy is not None and any(isinstance(a, cupy.ndarray) for a in arrays):
+        return cupy
+    return np
+
+
+def to_host(a):
+    """Return `a` as a NumPy array; no copy if it is one."""
+    return a.get() if get_xp(a) is not np else np.asarray(a)
+
+
+def to_device(a, device='cpu'):
+    """Return `a` on a device.
+
+    Parameters
+    ----------
+    a : array
+    device : str
+        'cpu', or 'cuda:0', 'cuda:1', …
+
+    Raises
+    ------
+    InputError
+        The device's name is unknown, CuPy is missing, or there is no such GPU.
+    """
+    if device == 'cpu':
+        return to_host(a)
+    cupy, index = _cuda(device)
+    with cupy.cuda.Device(index):
+        return cupy.asarray(a)
+
+
+def _cuda(device):
+    kind, _, index = device.partition(':')
+    if kind != 'cuda' or not (index or '0').isdecimal():
+        raise InputError(f"device is {device!r}; expected 'cpu', 'cuda:0', 'cuda:1' …")
+    try:
+        import cupy
+    except ImportError as error:
+        raise InputError(
+            f"device {device!r} needs CuPy: pip install 'ddetr-np[gpu12]' (CUDA 12) "
+            "or 'ddetr-np[gpu13]' (CUDA 13)"
+        ) from error
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        raise InputError(
+            f'device {device!r}: CuPy finds no usable GPU driver ({error}); '
+            "install the driver or use device='cpu'"
+        ) from error
+    index = int(index or 0)
+    if index >= count:
+        raise InputError(f'device {device!r}: this machine has {count} GPUs')
+    return cupy, index
+
+
+def scatter_add(target, rows, values):
+    """Add `values` to `target[rows]`, in place; rows may repeat.
+
+    Parameters
+    ----------
+    target : (R, ...) array
+    rows : (n,) int array
+    values : (n, ...) array
+    """
+    # rows repeat: target[rows] += values would lose all but one of each
+    if get_xp(target) is np:
+        np.add.at(target, rows, values)
+    else:
+        import cupyx
+
+        cupyx.scatter_add(target, rows, values)
+
+
+def replaceable(operation):
+    """Let a quicker twin stand in for a plain operation, for callers unseen.
+
+    The twin has the same arguments and makes the same cache; the undecorated operation
+    stays at hand as `operation.plain`.
+    """
+    # the module's last name is part of the key: two rooms may use one word
+    key = f'{operation.__module__.rpartition(".")[2]}.{operation.__name__}'
+
+    @functools.wraps(operation)
+    def call(*args, **kwargs):
+        if _twins and not _plain.get():
+            twin = _twins.get((key, get_xp(*_arrays(args)).__name__))
+            if twin is not None:
+                return twin(*args, **kwargs)
+        return operation(*args, **kwargs)
+
+    call.plain = operation
+    call.key = key
+    return call
+
+
+def _arrays(args):
+    """The arguments, and what stands inside those that are tuples (caches)."""
+    for a in args:
+        if isinstance(a, tuple):
+            yield from a
+        else:
+            yield a
+
+
+def twin(operation, library='numpy'):
+    """Register the decorated function as the quicker twin of a replaceable operation."""
+
+    def register(function):
+        _twins[operation.key, library] = function
+        return function
+
+    return register
+
+
+def twins():
+    """Return the registered twins: {(operation, library): function}."""
+    return dict(_twins)
+
+
+@contextlib.contextmanager
+def plain():
+    """Run the plain, readable operations within the block."""
+    token = _plain.set(True)
+    try:
+        yield
+    finally:
+        _plain.reset(token)

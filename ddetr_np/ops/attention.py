@@ -1,0 +1,58 @@
+"""Multi-head attention (Eq. 1)."""
+
+import math
+from typing import Any, NamedTuple
+
+from ..backend import get_xp
+from .activation import softmax, softmax_backward
+from .dropout import dropout, dropout_backward
+
+
+class AttentionCache(NamedTuple):
+    q: Any
+    k: Any
+    v: Any
+    A: Any  # A_mqk (N, M, Nq, Nk)
+    dropout: Any
+
+
+def attention(q, k, v, p=0.0, key=None):
+    """Σ_k A_mqk v_mk with A_mqk ∝ exp(q_mq · k_mk / √C_v): the inside of Eq. 1.
+
+    q, k and v are the heads' U_m z, V_m x and W'_m x; W_m is the linear map after it.
+
+    Parameters
+    ----------
+    q : (N, Nq, M, Cv) array
+    k, v : (N, Nk, M, Cv) arrays
+    p, key
+        Dropout of the weights A.
+
+    Returns
+    -------
+    y : (N, Nq, M, Cv) array
+    cache : AttentionCache
+    """
+    q, k, v = (a.transpose(0, 2, 1, 3) for a in (q, k, v))  # (N, M, n, Cv)
+    xp = get_xp(q)
+    scores = xp.matmul(q, k.transpose(0, 1, 3, 2))
+    scores /= math.sqrt(q.shape[-1])
+    A, _ = softmax(scores)
+    kept, drop = dropout(A, p, key)
+    y = xp.matmul(kept, v)
+    return y.transpose(0, 2, 1, 3), AttentionCache(q, k, v, A, drop)
+
+
+def attention_backward(dy, cache):
+    """Return dq (N, Nq, M, Cv), dk and dv (N, Nk, M, Cv)."""
+    q, k, v, A, drop = cache
+    xp = get_xp(dy)
+    dy = dy.transpose(0, 2, 1, 3)
+    kept = dropout_backward(A, drop)  # the mask is its own transpose
+    dA = dropout_backward(xp.matmul(dy, v.transpose(0, 1, 3, 2)), drop)
+    dv = xp.matmul(kept.transpose(0, 1, 3, 2), dy)
+    dscores = softmax_backward(dA, A)
+    dscores /= math.sqrt(q.shape[-1])
+    dq = xp.matmul(dscores, k)
+    dk = xp.matmul(dscores.transpose(0, 1, 3, 2), q)
+    return tuple(a.transpose(0, 2, 1, 3) for a in (dq, dk, dv))

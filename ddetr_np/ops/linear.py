@@ -1,0 +1,48 @@
+"""The linear map."""
+
+from ..backend import replaceable
+
+
+@replaceable
+def linear(x, W, b):
+    """y = x Wᵀ + b.
+
+    Parameters
+    ----------
+    x : (..., I) array
+    W : (O, I) array
+    b : (O,) array
+
+    Returns
+    -------
+    y : (..., O) array
+    cache
+    """
+    # one product of two matrices; a product of stacks would be many small ones
+    y = x.reshape(-1, x.shape[-1]) @ W.T
+    y += b
+    return y.reshape(x.shape[:-1] + b.shape), (x, W)
+
+
+@replaceable
+def linear_backward(dy, cache, need_dx=True):
+    """dx = dy W, dW = dyᵀ x, db = Σ dy.
+
+    Parameters
+    ----------
+    dy : (..., O) array
+    cache
+    need_dx : bool
+        False where x is no function of what learns: dx is None then.
+
+    Returns
+    -------
+    dx : (..., I) array or None
+    dW : (O, I) array
+    db : (O,) array
+    """
+    x, W = cache
+    dy2 = dy.reshape(-1, dy.shape[-1])
+    dx = (dy2 @ W).reshape(x.shape) if need_dx else None
+    dW = dy2.T @ x.reshape(-1, x.shape[-1])
+    return dx, dW, dy2.sum(0)

@@ -1,0 +1,94 @@
+"""Sine positions: of a map's pixels, and of boxes (A.4).
+
+The published code computes these constants in single precision whatever the model's
+type; so does this, or double precision would not meet the published numbers.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+from ..backend import get_xp
+
+TEMPERATURE = 10_000
+SCALE = 2 * math.pi
+
+
+def _wavelengths(n, xp):
+    """Return (n,): temperature^(2⌊i/2⌋/n), a sine and a cosine of each wavelength."""
+    i = xp.arange(n, dtype='float32')
+    return xp.float32(TEMPERATURE) ** (2 * xp.floor(i / 2) / xp.float32(n))
+
+
+def _sines(angle, xp):
+    """Interleave: sine at even channels, cosine at odd ones."""
+    out = xp.empty_like(angle)
+    xp.sin(angle[..., 0::2], out=out[..., 0::2])
+    xp.cos(angle[..., 1::2], out=out[..., 1::2])
+    return out
+
+
+def sine_position(mask, C):
+    """Position embedding of a map's pixels, counted over unpadded ones.
+
+    Parameters
+    ----------
+    mask : (N, H, W) bool array
+        True = padding.
+    C : int
+        A multiple of 4.
+
+    Returns
+    -------
+    pos : (N, H, W, C) float32 array
+        C/2 channels of y, then C/2 of x.
+    """
+    xp = get_xp(mask)
+    valid = (~mask).astype('float32')
+    angles = []
+    for axis in (1, 2):
+        count = valid.cumsum(axis)
+        last = count[:, -1:] if axis == 1 else count[:, :, -1:]
+        position = (count - 0.5) / (last + 1e-6) * SCALE
+        angles.append(position[..., None] / _wavelengths(C // 2, xp))
+    return _sines(xp.concatenate(angles, -1), xp)
+
+
+class BoxPositionCache(NamedTuple):
+    pos: Any
+    wavelengths: Any
+
+
+def box_position(box, C):
+    """Position embedding of boxes: what `pos_trans` of the two-stage model reads.
+
+    Parameters
+    ----------
+    box : (..., 4) array
+        cx, cy, w, h in [0, 1].
+    C : int
+
+    Returns
+    -------
+    pos : (..., 2 C) array
+        C/2 channels for each of x, y, w, h.
+    cache : BoxPositionCache
+    """
+    xp = get_xp(box)
+    wavelengths = _wavelengths(C // 2, xp).astype(box.dtype)
+    angle = (box * SCALE)[..., None] / wavelengths
+    pos = _sines(angle, xp)
+    return pos.reshape(box.shape[:-1] + (2 * C,)), BoxPositionCache(pos, wavelengths)
+
+
+def box_position_backward(dpos, cache):
+    """d sin = cos, d cos = −sin: each channel's slope is its neighbour's value.
+
+    Returns
+    -------
+    dbox : (..., 4) array
+    """
+    pos, wavelengths = cache
+    dpos = dpos.reshape(pos.shape)
+    sin, cos = pos[..., 0::2], pos[..., 1::2]
+    dangle = dpos[..., 0::2] * cos - dpos[..., 1::2] * sin
+    return (dangle / wavelengths[0::2]).sum(-1) * SCALE
