@@ -20,9 +20,8 @@ _HOME = {  # public name: the module it lives in
     'normalise': 'data.pictures',
     'pad_batch': 'data.pictures',
     'postprocess': 'evaluate.postprocess',
-    'detect': 'evaluate.detect',
-    'Detections': 'evaluate.detect',
-    'draw_detections': 'views.detections',
+    'detect': 'evaluate.detection',
+    'Detections': 'evaluate.detection',
 }
 _ROOMS = (
     'backend', 'config', 'data', 'errors', 'evaluate', 'fast', 'module', 'nn', 'ops',

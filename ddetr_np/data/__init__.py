@@ -1,0 +1,1 @@
+"""Pictures in: reading, resizing, normalising, padding."""

@@ -1,0 +1,1 @@
+"""Pictures of what the detector found and of how it works."""
