@@ -127,7 +127,7 @@ def detect(model, picture, threshold=0.5, top=100, short=800, long=1333, batch=1
     InputError
         A picture cannot be used, or a number is out of range.
     """
-    _check(threshold, top, batch)
+    check_numbers(threshold, top, batch)
     if isinstance(picture, (str, os.PathLike, Image.Image)) or hasattr(picture, 'ndim'):
         return _detect_batch(model, [picture], threshold, top, short, long)[0]
     found, pictures = [], list(picture)
@@ -137,7 +137,8 @@ def detect(model, picture, threshold=0.5, top=100, short=800, long=1333, batch=1
     return found
 
 
-def _check(threshold, top, batch):
+def check_numbers(threshold, top, batch):
+    """Raise InputError if a number of `detect` is out of range."""
     if not 0 <= threshold <= 1:
         raise InputError(f'threshold is {threshold}; expected 0 (all) to 1')
     for name, number in (('top', top), ('batch', batch)):
