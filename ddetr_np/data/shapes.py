@@ -27,7 +27,7 @@ def draw_shapes(seed=0, H=480, W=640, n=9):
     rng = np.random.default_rng(seed)
     up, left = np.mgrid[0:1:H * 1j, 0:1:W * 1j][..., None]
     first, second, third = rng.uniform(150, 235, (3, 3))
-    ground = first + (second - first) * up + (third - first) * left
+    ground = first + (second - first) * up / 2 + (third - first) * left / 2
     ground += rng.normal(0, 3, ground.shape)  # a camera's noise
     zoom = 3  # drawn larger and scaled down, for smooth edges
     ground = Image.fromarray(np.clip(ground, 0, 255).astype(np.uint8))
