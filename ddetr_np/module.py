@@ -113,12 +113,17 @@ class LoadReport(NamedTuple):
 
 
 class Module:
-    """A part of the model. Attributes are named as in the published checkpoints."""
+    """A part of the model. Attributes are named as in the published checkpoints.
+
+    An attribute with a leading underscore is another road to a part that already has
+    its name, and has no name of its own.
+    """
 
     def children(self):
         """Yield (name, Param or Module) of everything directly inside, in order."""
         for name, value in vars(self).items():
-            yield from _named(name, value)
+            if not name.startswith('_'):
+                yield from _named(name, value)
 
     def modules(self, kind=None):
         """Yield every module inside, itself first, each once; of one class if given."""

@@ -49,16 +49,25 @@ def _offset_unit(p_hat, offset, shapes):
     return p_hat[:, :, None, :, None, 2:] * (0.5 / K)
 
 
-def sampling_locations_backward(dloc, cache):
+def sampling_locations_backward(dloc, cache, need_dp_hat=True):
     """doffset = dloc · unit; dp̂_xy = Σ_mk dloc; dp̂_wh = Σ_mk dloc Δp / 2K.
+
+    Parameters
+    ----------
+    dloc : (N, Nq, M, L, K, 2) array
+    cache
+    need_dp_hat : bool
+        False where the reference points are constants.
 
     Returns
     -------
-    dp_hat : (N, Nq, L, 2 or 4) array
+    dp_hat : (N, Nq, L, 2 or 4) array or None
     doffset : (N, Nq, M, L, K, 2) array
     """
     p_hat, offset, shapes = cache
     doffset = dloc * _offset_unit(p_hat, offset, shapes)
+    if not need_dp_hat:
+        return None, doffset
     dp_hat = dloc.sum((2, 4))
     if p_hat.shape[-1] == 4:
         dwh = (dloc * offset).sum((2, 4)) * (0.5 / offset.shape[4])

@@ -114,6 +114,30 @@ def group_norm_backward(dy, cache):
     return dx, dweight, dy.sum((0, 1, 2))
 
 
+def running_batch_norm(x, weight, bias, mean, var, eps=EPS):
+    """y = (x − mean) / √(var + eps) · w + b with given statistics, w and b learning.
+
+    Parameters
+    ----------
+    x : (N, H, W, C) array
+    weight, bias, mean, var : (C,) arrays
+
+    Returns
+    -------
+    y : (N, H, W, C) array
+    cache : NormCache
+    """
+    inv = 1 / get_xp(var).sqrt(var + eps)
+    x_hat = (x - mean) * inv
+    return x_hat * weight + bias, NormCache(x_hat, inv, weight)
+
+
+def running_batch_norm_backward(dy, cache):
+    """Return dx (N, H, W, C), dweight (C,), dbias (C,); the statistics are constants."""
+    x_hat, inv, weight = cache
+    return dy * (weight * inv), (dy * x_hat).sum((0, 1, 2)), dy.sum((0, 1, 2))
+
+
 @replaceable
 def batch_norm(x, weight, bias, eps=EPS):
     """Normalise each channel over the batch: a batch norm that learns.

@@ -1,0 +1,1 @@
+"""Params and operations put together: the detector and its parts."""

@@ -1,0 +1,230 @@
+"""The decoder: queries attend to each other and to the memory, and refine boxes (A.4)."""
+
+from typing import Any, NamedTuple
+
+from ..backend import get_xp
+from ..module import EVAL, Module, forward_keeping, recall
+from .attention import MultiHeadAttention
+from .feed_forward import feed_forward, feed_forward_backward
+from .heads import predict, predict_backward
+from .layers import Dropout, LayerNorm, Linear
+from .ms_deform_attn import MSDeformAttn
+
+
+class DecoderLayerCache(NamedTuple):
+    self_attn: Any
+    dropout2: Any
+    norm2: Any
+    cross_attn: Any
+    dropout1: Any
+    norm1: Any
+    ffn: Any
+    dropout4: Any
+    norm3: Any
+
+
+class DecoderLayer(Module):
+    """z → norm2(z + self_attn) → norm1(· + cross_attn) → norm3(· + ffn).
+
+    Positions are added to queries and keys, never to values.
+
+    Parameters
+    ----------
+    config : Config
+    init : Init
+    """
+
+    def __init__(self, config, init):
+        C, F = config.C, config.ffn
+        self.cross_attn = MSDeformAttn(config, init)
+        self.dropout1 = Dropout(config.dropout)
+        self.norm1 = LayerNorm(C, init)
+        self.self_attn = MultiHeadAttention(config, init)
+        self.dropout2 = Dropout(config.dropout)
+        self.norm2 = LayerNorm(C, init)
+        self.linear1 = Linear(*init.linear(F, C, xavier=True))
+        self.dropout3 = Dropout(config.dropout)
+        self.linear2 = Linear(*init.linear(C, F, xavier=True))
+        self.dropout4 = Dropout(config.dropout)
+        self.norm3 = LayerNorm(C, init)
+
+    def forward(self, z, pos, p_hat, memory, shapes, padding, run=EVAL):
+        """Return the layer's queries and its cache.
+
+        Parameters
+        ----------
+        z, pos : (N, Nq, C) arrays
+            Content and position of the queries.
+        p_hat : (N, Nq, L, 2 or 4) array
+        memory : (N, S, C) array
+        shapes : sequence of (H, W)
+        padding : (N, S) bool array or None
+        """
+        q = z + pos
+        y, self_attn = self.self_attn.forward(q, q, z, run)
+        y, dropout2 = self.dropout2.forward(y, run)
+        z, norm2 = self.norm2.forward(z + y)
+        y, cross_attn = self.cross_attn.forward(
+            z + pos, p_hat, memory, shapes, padding
+        )
+        y, dropout1 = self.dropout1.forward(y, run)
+        z, norm1 = self.norm1.forward(z + y)
+        y, ffn = feed_forward(z, self.linear1, self.linear2, self.dropout3, run)
+        y, dropout4 = self.dropout4.forward(y, run)
+        z, norm3 = self.norm3.forward(z + y)
+        return z, DecoderLayerCache(
+            self_attn,
+            dropout2,
+            norm2,
+            cross_attn,
+            dropout1,
+            norm1,
+            ffn,
+            dropout4,
+            norm3,
+        )
+
+    def backward(self, dz, cache):
+        """Add to the gradients; return dz, dpos, dp_hat and dmemory."""
+        dz = self.norm3.backward(dz, cache.norm3)
+        dy = self.dropout4.backward(dz, cache.dropout4)
+        dz = dz + feed_forward_backward(
+            dy, cache.ffn, self.linear1, self.linear2, self.dropout3
+        )
+        dz = self.norm1.backward(dz, cache.norm1)
+        dy = self.dropout1.backward(dz, cache.dropout1)
+        dq, dp_hat, dmemory = self.cross_attn.backward(dy, cache.cross_attn)
+        dpos = dq
+        dz = self.norm2.backward(dz + dq, cache.norm2)
+        dy = self.dropout2.backward(dz, cache.dropout2)
+        dq, dk, dv = self.self_attn.backward(dy, cache.self_attn)
+        dq = dq + dk
+        return dz + dq + dv, dpos + dq, dp_hat, dmemory
+
+
+class DecoderCache(NamedTuple):
+    layers: list
+    heads: list
+    p_hats: list  # each layer's reference (N, Nq, 2 or 4)
+    valid_ratios: Any
+
+    def __getitem__(self, d):
+        """Return the cache of layer d."""
+        return self.layers[d]
+
+
+class Decoder(Module):
+    """A stack of decoder layers, each with its heads; boxes refine from layer to layer.
+
+    Parameters
+    ----------
+    config : Config
+    init : Init
+    """
+
+    def __init__(self, config, init):
+        self.layers = [DecoderLayer(config, init) for _ in range(config.decoder_layers)]
+        self.refine = config.refine
+
+    def forward(
+        self, z, pos, p_hat, memory, shapes, padding, valid_ratios, heads, keep, run
+    ):
+        """Decode.
+
+        Parameters
+        ----------
+        z, pos : (N, Nq, C) arrays
+        p_hat : (N, Nq, 2 or 4) array
+            The first layer's reference points or boxes.
+        memory : (N, S, C) array
+        shapes : sequence of (H, W)
+        padding : (N, S) bool array or None
+        valid_ratios : (N, L, 2) array
+            Unpadded share of each level's width and height.
+        heads : list of (class_embed, bbox_embed)
+            For each layer.
+        keep : {'all', 'inputs', 'none'}
+        run : Run
+
+        Returns
+        -------
+        logits : (D, N, Nq, classes) array
+        boxes : (D, N, Nq, 4) array
+        cache : DecoderCache
+        """
+        xp = get_xp(z)
+        logits, boxes, layers, predictions, p_hats = [], [], [], [], []
+        for layer, head in zip(self.layers, heads, strict=True):
+            p_hats.append(p_hat)
+            reference = p_hat[:, :, None] * _scale(valid_ratios, p_hat)
+            z, cache = forward_keeping(
+                layer, keep, z, pos, reference, memory, shapes, padding, run=run
+            )
+            y, box, prediction = predict(z, p_hat, *head)
+            layers.append(cache)
+            predictions.append(None if keep == 'none' else prediction)
+            logits.append(y)
+            boxes.append(box)
+            if self.refine:
+                p_hat = box
+        cache = DecoderCache(layers, predictions, p_hats, valid_ratios)
+        return xp.stack(logits), xp.stack(boxes), cache
+
+    def backward(self, dlogits, dboxes, cache, heads, block=True):
+        """Add to the gradients.
+
+        Parameters
+        ----------
+        dlogits : (D, N, Nq, classes) array, list with None for zeros, or None
+        dboxes : (D, N, Nq, 4) array, list with None for zeros, or None
+        cache : DecoderCache
+        heads : list of (class_embed, bbox_embed)
+        block : bool
+            A refined box is a constant to the next layer, as published: both where it
+            is the reference of the next box (A.4) and where it places the samples.
+
+        Returns
+        -------
+        dz, dpos : (N, Nq, C) arrays
+        dp_hat : (N, Nq, 2 or 4) array
+            Of the first layer's reference.
+        dmemory : (N, S, C) array
+        """
+        dz = dpos = dp_hat = dmemory = None
+        dnext = None  # what the next layer's use of this layer's box sends back
+        for d in range(len(self.layers))[::-1]:
+            dbox = _sum(None if dboxes is None else dboxes[d], dnext)
+            dh, dp = predict_backward(
+                None if dlogits is None else dlogits[d], dbox, cache.heads[d], *heads[d]
+            )
+            dz = _sum(dz, dh)
+            if dz is None:  # nothing is asked of this layer and those above it
+                continue
+            layer = self.layers[d]
+            dz, dpos_d, dreference, dmemory_d = layer.backward(
+                dz, recall(layer, cache.layers[d])
+            )
+            scale = _scale(cache.valid_ratios, dreference)
+            dp = _sum(dp, (dreference * scale).sum(2))
+            dpos = _sum(dpos, dpos_d)
+            dmemory = _sum(dmemory, dmemory_d)
+            if not self.refine or d == 0:
+                dp_hat = _sum(dp_hat, dp)
+            else:
+                dnext = None if block else dp
+        return dz, dpos, dp_hat, dmemory
+
+
+def _scale(valid_ratios, p_hat):
+    """(N, 1, L, 2 or 4): references are relative to what is valid, maps to all."""
+    ratios = valid_ratios[:, None]
+    if p_hat.shape[-1] == 4:
+        ratios = get_xp(ratios).concatenate([ratios, ratios], -1)
+    return ratios
+
+
+def _sum(a, b):
+    """a + b, None counting as zero."""
+    if a is None or b is None:
+        return b if a is None else a
+    return a + b

@@ -1,0 +1,107 @@
+"""The encoder: every token of every level asks around itself."""
+
+from typing import Any, NamedTuple
+
+from ..module import EVAL, Module, forward_keeping, recall
+from .feed_forward import feed_forward, feed_forward_backward
+from .layers import Dropout, LayerNorm, Linear
+from .ms_deform_attn import MSDeformAttn
+
+
+class EncoderLayerCache(NamedTuple):
+    self_attn: Any
+    dropout1: Any
+    norm1: Any
+    ffn: Any
+    dropout3: Any
+    norm2: Any
+
+
+class EncoderLayer(Module):
+    """x → norm1(x + self_attn(x + pos, x)) → norm2(· + ffn(·)).
+
+    Parameters
+    ----------
+    config : Config
+    init : Init
+    """
+
+    def __init__(self, config, init):
+        C, F = config.C, config.ffn
+        self.self_attn = MSDeformAttn(config, init)
+        self.dropout1 = Dropout(config.dropout)
+        self.norm1 = LayerNorm(C, init)
+        self.linear1 = Linear(*init.linear(F, C, xavier=True))
+        self.dropout2 = Dropout(config.dropout)
+        self.linear2 = Linear(*init.linear(C, F, xavier=True))
+        self.dropout3 = Dropout(config.dropout)
+        self.norm2 = LayerNorm(C, init)
+
+    def forward(self, x, pos, p_hat, shapes, padding, run=EVAL):
+        """Return the layer's tokens and its cache.
+
+        Parameters
+        ----------
+        x : (N, S, C) array
+        pos : (N, S, C) array
+            Positions with the level embedding.
+        p_hat : (N, S, L, 2) array
+        shapes : sequence of (H, W)
+        padding : (N, S) bool array or None
+        """
+        y, attn = self.self_attn.forward(x + pos, p_hat, x, shapes, padding)
+        y, dropout1 = self.dropout1.forward(y, run)
+        x, norm1 = self.norm1.forward(x + y)
+        y, ffn = feed_forward(x, self.linear1, self.linear2, self.dropout2, run)
+        y, dropout3 = self.dropout3.forward(y, run)
+        y, norm2 = self.norm2.forward(x + y)
+        return y, EncoderLayerCache(attn, dropout1, norm1, ffn, dropout3, norm2)
+
+    def backward(self, dy, cache):
+        """Add to the gradients; return dx and dpos (N, S, C)."""
+        dx = self.norm2.backward(dy, cache.norm2)
+        dy = self.dropout3.backward(dx, cache.dropout3)
+        dx = dx + feed_forward_backward(
+            dy, cache.ffn, self.linear1, self.linear2, self.dropout2
+        )
+        dx = self.norm1.backward(dx, cache.norm1)
+        dy = self.dropout1.backward(dx, cache.dropout1)
+        # every token's reference point is its own place: a constant
+        dz, _, dvalue = self.self_attn.backward(dy, cache.self_attn, False)
+        dvalue += dx
+        dvalue += dz
+        return dvalue, dz
+
+
+class Encoder(Module):
+    """A stack of encoder layers.
+
+    Parameters
+    ----------
+    config : Config
+    init : Init
+    """
+
+    def __init__(self, config, init):
+        self.layers = [EncoderLayer(config, init) for _ in range(config.encoder_layers)]
+
+    def forward(self, x, pos, p_hat, shapes, padding, keep='all', run=EVAL):
+        """Return the memory (N, S, C) and a cache for each layer."""
+        caches = []
+        for layer in self.layers:
+            x, cache = forward_keeping(
+                layer, keep, x, pos, p_hat, shapes, padding, run=run
+            )
+            caches.append(cache)
+        return x, caches
+
+    def backward(self, dx, caches):
+        """Add to the gradients; return dx (N, S, C) and dpos (N, S, C) or None."""
+        total = None
+        for layer, cache in zip(self.layers[::-1], caches[::-1], strict=True):
+            dx, dpos = layer.backward(dx, recall(layer, cache))
+            if total is None:
+                total = dpos
+            else:
+                total += dpos
+        return dx, total

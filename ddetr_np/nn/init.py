@@ -1,0 +1,93 @@
+"""How weights start (A.4, and the released code where the paper is silent)."""
+
+import math
+
+import numpy as np
+
+
+class Init:
+    """Draws initial weights in one dtype from one seed.
+
+    Parameters
+    ----------
+    seed : int
+    dtype : {'float32', 'float64'}
+    """
+
+    def __init__(self, seed=0, dtype='float32'):
+        self.rng = np.random.default_rng(seed)
+        self.dtype = np.dtype(dtype)
+
+    def uniform(self, shape, bound):
+        """Return values in [−bound, bound)."""
+        u = self.rng.random(shape, self.dtype)
+        u *= 2 * bound
+        u -= bound
+        return u
+
+    def normal(self, shape, std=1.0):
+        """Return normal values of mean 0."""
+        n = self.rng.standard_normal(shape, self.dtype)
+        n *= std
+        return n
+
+    def full(self, shape, value):
+        """Return a constant."""
+        return np.full(shape, value, self.dtype)
+
+    def xavier(self, shape):
+        """Return Xavier-uniform weights (O, I) or (kh, kw, I, O)."""
+        if len(shape) == 2:
+            fan = shape[0] + shape[1]
+        else:
+            fan = math.prod(shape[:2]) * (shape[2] + shape[3])
+        return self.uniform(shape, math.sqrt(6 / fan))
+
+    def linear(self, O, I, xavier=False, bias=None):
+        """Return weight (O, I) and bias (O,) of a linear map.
+
+        Parameters
+        ----------
+        O, I : int
+        xavier : bool
+            Xavier-uniform weights, else uniform in ±1/√I.
+        bias : float or None
+            A constant, or uniform in ±1/√I.
+        """
+        bound = 1 / math.sqrt(I)
+        weight = self.xavier((O, I)) if xavier else self.uniform((O, I), bound)
+        b = self.uniform(O, bound) if bias is None else self.full(O, bias)
+        return weight, b
+
+    def kaiming(self, shape):
+        """Return a convolution (kh, kw, I, O), normal by its fan-out, for ReLUs."""
+        kh, kw, _, O = shape
+        return self.normal(shape, math.sqrt(2 / (kh * kw * O)))
+
+
+def offset_bias(M, L, K, order='released'):
+    """Initial bias of Δp_mlqk: head m looks in one direction, key k at distance k.
+
+    Parameters
+    ----------
+    M, L, K : int
+    order : {'released', 'paper'}
+        Directions by angle 2πm/M, each scaled to max-norm 1; or as A.4 lists them for
+        M = 8: (−k, −k), (−k, 0), (−k, k), (0, −k), (0, k), (k, −k), (k, 0), (k, k).
+
+    Returns
+    -------
+    bias : (M, L, K, 2) array
+        x, y in pixels. With boxes the unit of an offset is wh / 2K, so that the same
+        bias starts inside the box (A.4).
+    """
+    if order == 'paper':
+        steps = (-1, 0, 1)
+        listed = [(x, y) for x in steps for y in steps if (x, y) != (0, 0)]
+        direction = np.array(listed, float)
+    else:
+        angle = 2 * np.pi * np.arange(M) / M
+        direction = np.stack([np.cos(angle), np.sin(angle)], -1)
+        direction /= np.abs(direction).max(-1, keepdims=True)
+    k = np.arange(1, K + 1)[:, None]
+    return np.tile(direction[:, None, None] * k, (1, L, 1, 1))
