@@ -100,7 +100,8 @@ def test_16_bit_is_scaled_not_clipped(tmp_path):
     # big-endian TIFF, and 32-bit integers that hold 16 bits
     big = Image.frombytes('I;16B', (30, 20), a.astype('>u2').tobytes())
     assert_array_equal(read_picture(big)[..., 0], wanted)
-    assert_array_equal(read_picture(Image.fromarray(a.astype(np.int32)))[..., 0], wanted)
+    wide = Image.fromarray(a.astype(np.int32))
+    assert_array_equal(read_picture(wide)[..., 0], wanted)
 
 
 def test_more_than_16_bits_is_refused():
@@ -300,7 +301,7 @@ def test_50_000_pixels(tmp_path, size):
     refused(path, '50,000')
 
 
-@pytest.mark.parametrize('size', [(12_000, 10_001), (30_000, 30_000)])
+@pytest.mark.parametrize('size', [(12_000, 10_001), (20_000, 20_000)])
 def test_too_many_pixels_are_not_decoded(tmp_path, size, monkeypatch):
     path = saved(tmp_path, Image.new('1', size), 'a.png')
     monkeypatch.setattr(Image.Image, 'load', lambda self: pytest.fail('decoded'))
