@@ -165,10 +165,10 @@ class DeformableDETR(Module):
         del features
         shapes = tuple(m.shape[1:3] for m in maps)
         masks = level_masks(mask, shapes)
-        ratios = valid_ratios(masks)
+        ratios = valid_ratios(masks, self.dtype)
         x, pos, padding = self._tokens(maps, masks)
         del maps
-        p_hat = encoder_reference_points(shapes, ratios).astype(self.dtype)
+        p_hat = encoder_reference_points(shapes, ratios)
         memory, encoder = t.encoder.forward(
             x, pos, p_hat, shapes, padding, keep, run
         )
@@ -178,7 +178,7 @@ class DeformableDETR(Module):
             guess, dropped = base_boxes(shapes, ratios, padding, self.config.base_scale)
             proposal_logits, proposal_boxes, proposals = propose(
                 memory,
-                guess.astype(self.dtype),
+                guess,
                 dropped,
                 self.config.Nq,
                 t.enc_output,
@@ -193,7 +193,7 @@ class DeformableDETR(Module):
             memory,
             shapes,
             padding,
-            ratios.astype(self.dtype),
+            ratios,
             self._layer_heads,
             keep,
             run,
@@ -253,8 +253,8 @@ class DeformableDETR(Module):
         start = 0
         for l, mask in enumerate(masks):
             end = start + mask[0].size
-            level = ops.position.sine_position(mask, C).reshape(N, -1, C)
-            xp.add(level, e[l], out=pos[:, start:end], dtype=self.dtype)
+            level = ops.position.sine_position(mask, C, self.dtype)
+            xp.add(level.reshape(N, -1, C), e[l], out=pos[:, start:end])
             start = end
         padding = xp.concatenate([m.reshape(N, -1) for m in masks], 1)
         return x, pos, padding if padding.any() else None

@@ -19,14 +19,14 @@ def base_boxes(shapes, ratios, padding, s):
     Parameters
     ----------
     shapes : sequence of (H, W)
-    ratios : (N, L, 2) float32 array
+    ratios : (N, L, 2) array
     padding : (N, S) bool array or None
     s : float
         Base object scale.
 
     Returns
     -------
-    guess : (N, S, 4) float32 array
+    guess : (N, S, 4) array
     dropped : (N, S) bool array
         True where there is none.
     """
@@ -34,8 +34,8 @@ def base_boxes(shapes, ratios, padding, s):
     boxes = []
     for l, (H, W) in enumerate(shapes):
         # the count of valid pixels, which the ratio was made of
-        size = xp.rint(ratios[:, l] * xp.array([W, H], 'float32'))
-        centre = pixel_centres(H, W, xp) / size[:, None]
+        size = xp.rint(ratios[:, l] * xp.array([W, H], ratios.dtype))
+        centre = pixel_centres(H, W, ratios.dtype, xp) / size[:, None]
         wh = xp.full_like(centre, s * 2.0**l)
         boxes.append(xp.concatenate([centre, wh], -1))
     box = xp.concatenate(boxes, 1)
@@ -65,7 +65,7 @@ def propose(memory, guess, dropped, Nq, enc_output, norm, heads):
     ----------
     memory : (N, S, C) array
     guess : (N, S, 4) array
-        Of `base_boxes`, in the model's type.
+        Of `base_boxes`.
     dropped : (N, S) bool array
         Tokens whose memory is zeroed.
     Nq : int

@@ -1,8 +1,4 @@
-"""Sine positions: of a map's pixels, and of boxes (A.4).
-
-The published code computes these constants in single precision whatever the model's
-type; so does this, or double precision would not meet the published numbers.
-"""
+"""Sine positions: of a map's pixels, and of boxes (A.4)."""
 
 import math
 from typing import Any, NamedTuple
@@ -13,10 +9,10 @@ TEMPERATURE = 10_000
 SCALE = 2 * math.pi
 
 
-def _wavelengths(n, xp):
+def _wavelengths(n, dtype, xp):
     """Return (n,): temperature^(2⌊i/2⌋/n), a sine and a cosine of each wavelength."""
-    i = xp.arange(n, dtype='float32')
-    return xp.float32(TEMPERATURE) ** (2 * xp.floor(i / 2) / xp.float32(n))
+    i = xp.arange(n, dtype=dtype)
+    return TEMPERATURE ** (2 * xp.floor(i / 2) / n)
 
 
 def _sines(angle, xp):
@@ -27,7 +23,7 @@ def _sines(angle, xp):
     return out
 
 
-def sine_position(mask, C):
+def sine_position(mask, C, dtype='float32'):
     """Position embedding of a map's pixels, counted over unpadded ones.
 
     Parameters
@@ -36,20 +32,21 @@ def sine_position(mask, C):
         True = padding.
     C : int
         A multiple of 4.
+    dtype : {'float32', 'float64'}
 
     Returns
     -------
-    pos : (N, H, W, C) float32 array
+    pos : (N, H, W, C) array
         C/2 channels of y, then C/2 of x.
     """
     xp = get_xp(mask)
-    valid = (~mask).astype('float32')
+    valid = (~mask).astype(dtype)
     angles = []
     for axis in (1, 2):
         count = valid.cumsum(axis)
         last = count[:, -1:] if axis == 1 else count[:, :, -1:]
         position = (count - 0.5) / (last + 1e-6) * SCALE
-        angles.append(position[..., None] / _wavelengths(C // 2, xp))
+        angles.append(position[..., None] / _wavelengths(C // 2, dtype, xp))
     return _sines(xp.concatenate(angles, -1), xp)
 
 
@@ -74,7 +71,7 @@ def box_position(box, C):
     cache : BoxPositionCache
     """
     xp = get_xp(box)
-    wavelengths = _wavelengths(C // 2, xp).astype(box.dtype)
+    wavelengths = _wavelengths(C // 2, box.dtype, xp)
     angle = (box * SCALE)[..., None] / wavelengths
     pos = _sines(angle, xp)
     return pos.reshape(box.shape[:-1] + (2 * C,)), BoxPositionCache(pos, wavelengths)
