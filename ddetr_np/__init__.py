@@ -12,6 +12,14 @@ _HOME = {  # public name: the module it lives in
     'Config': 'config',
     'make_config': 'config',
     'InputError': 'errors',
+    'NotFiniteError': 'errors',
+    'Criterion': 'loss',
+    'AdamW': 'train',
+    'SGD': 'train',
+    'GroupRule': 'train',
+    'StepLR': 'train',
+    'Cosine': 'train',
+    'Warmup': 'train',
     'build_model': 'nn.ddetr',
     'load_model': 'weights',
     'save_model': 'weights',
@@ -24,8 +32,8 @@ _HOME = {  # public name: the module it lives in
     'Detections': 'evaluate.detection',
 }
 _ROOMS = (
-    'backend', 'config', 'data', 'errors', 'evaluate', 'fast', 'module', 'nn', 'ops',
-    'testing', 'views', 'weights',
+    'backend', 'config', 'data', 'errors', 'evaluate', 'fast', 'loss', 'module', 'nn', 'ops',
+    'testing', 'train', 'views', 'weights',
 )
 
 __all__ = sorted(_HOME)

@@ -1,4 +1,4 @@
-"""The one error a user's input can cause."""
+"""The errors a user's input can cause."""
 
 
 class InputError(ValueError):
@@ -6,4 +6,11 @@ class InputError(ValueError):
 
     The message names the thing, what was expected, what came, and the way out. The
     command line prints it without a traceback and exits with code 2.
+    """
+
+
+class NotFiniteError(InputError, FloatingPointError):
+    """A loss or a gradient is NaN or infinite; the message names where it shows first.
+
+    Settings or input have caused it: a learning rate, a picture, a checkpoint.
     """

@@ -8,10 +8,12 @@ from . import (
     conv,
     dropout,
     linear,
+    losses,
     ms_deform_attn,
     norm,
     pool,
     position,
+    update,
 )
 
 __all__ = [
@@ -22,8 +24,10 @@ __all__ = [
     'conv',
     'dropout',
     'linear',
+    'losses',
     'ms_deform_attn',
     'norm',
     'pool',
     'position',
+    'update',
 ]

@@ -1,0 +1,265 @@
+"""The set loss of all decoder layers and of the first stage, and its gradient."""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..backend import get_xp
+from ..errors import NotFiniteError
+from ..ops.boxes import cxcywh_to_xyxy, cxcywh_to_xyxy_backward
+from ..ops.losses import (
+    giou,
+    giou_backward,
+    l1,
+    l1_backward,
+    sigmoid_focal_loss,
+    sigmoid_focal_loss_backward,
+)
+from .matcher import Matches, hungarian, match_cost
+from .targets import Target, read_targets
+
+
+class Weights(NamedTuple):
+    """What a loss counts in the total, and in the matching's cost."""
+
+    ce: float = 2.0
+    bbox: float = 5.0
+    giou: float = 2.0
+
+
+WEIGHTS = Weights()
+
+
+class Stage(NamedTuple):
+    """One prediction that is compared with the targets."""
+
+    name: str  # for errors
+    suffix: str  # of its losses
+    logits: Any  # (N, n, classes)
+    boxes: Any  # (N, n, 4)
+
+
+class Criterion:
+    """Focal loss of the classes, L1 and generalised IoU of the matched boxes.
+
+    Parameters
+    ----------
+    config : Config
+        For num_classes.
+    weights : Weights or (float, float, float)
+        Of the class, L1 and GIoU loss, in the total and in the matching.
+    alpha, gamma : float
+        Of the focal loss, in the loss and in the matching.
+    """
+
+    def __init__(self, config, weights=WEIGHTS, alpha=0.25, gamma=2.0):
+        self.num_classes = config.num_classes
+        self.weights = Weights(*weights)
+        self.alpha = alpha
+        self.gamma = gamma
+
+    def __call__(self, out, targets, matches=None, num_boxes=None):
+        """Return the loss, its parts, and its gradient.
+
+        Parameters
+        ----------
+        out : Output
+            logits (D, N, Nq, classes), boxes (D, N, Nq, 4); two-stage also
+            proposal_logits (N, S, classes) and proposal_boxes (N, S, 4), otherwise
+            None.
+        targets : sequence of dict, one a picture
+            'labels' (n,) integers and 'boxes' (n, 4): cx, cy, w, h as fractions of the
+            unpadded picture. n may be 0.
+        matches : Matches or None
+            A matching to hold, as from `match`; None matches anew.
+        num_boxes : float or None
+            What the losses are divided by; None takes the batch's number of boxes. For
+            a batch in parts give the whole batch's number; where gradients are averaged
+            over processes, the mean of the processes' numbers. Held at 1 from below.
+
+        Returns
+        -------
+        total : float
+            Σ weight · loss over all layers.
+        losses : dict of float
+            Unweighted: loss_ce, loss_bbox, loss_giou of the last layer; the other
+            layers' with _0, _1 …, the first stage's with _enc. Without a gradient:
+            cardinality_error of each (by how many the queries whose best class is not
+            the last differ from the targets), and class_error (percentage of matched
+            queries of the last layer whose best class is wrong; 100 without boxes).
+        dout : like out
+            ∂total/∂out; the matching is held.
+
+        Raises
+        ------
+        InputError
+            A target is unusable; its picture is named.
+        NotFiniteError
+            A prediction or a loss is not finite; the first one is named.
+        """
+        stages, targets = self._read(out, targets)
+        if matches is None:
+            matches = self._match(out, targets)
+        if num_boxes is None:
+            num_boxes = sum(len(t.labels) for t in targets)
+        num_boxes = max(float(num_boxes), 1.0)
+
+        parts, gradients = [], []
+        first = [matches.proposals] if out.proposal_logits is not None else []
+        for stage, pairs in zip(stages, [*first, *matches.layers]):
+            seen = _as_objects(targets) if stage.suffix == '_enc' else targets
+            part, gradient = self._stage(stage, seen, pairs, num_boxes)
+            parts.append(part)
+            gradients.append(gradient)
+        losses = {k: v for part in (parts[-1], *parts[:-1]) for k, v in part.items()}
+        total = sum(
+            weight * losses[f'loss_{name}{stage.suffix}']
+            for stage in stages
+            for name, weight in self.weights._asdict().items()
+        )
+        return total, losses, _like(out, gradients)
+
+    def match(self, out, targets):
+        """Return the `Matches` of least cost (see `__call__` for the arguments)."""
+        _, targets = self._read(out, targets)
+        return self._match(out, targets)
+
+    def _read(self, out, targets):
+        """Check both arguments; return the stages in the order they were computed."""
+        stages = _stages(out)
+        first_not_finite(stages)
+        xp, dtype = get_xp(out.logits), out.boxes.dtype
+        targets = read_targets(targets, out.logits.shape[1], self.num_classes, dtype)
+        return stages, [Target(*map(xp.asarray, t)) for t in targets]
+
+    def _match(self, out, targets):
+        layers = self._match_pictures(out.logits, out.boxes, targets)
+        proposals = None
+        if out.proposal_logits is not None:
+            first = out.proposal_logits[None], out.proposal_boxes[None]
+            (proposals,) = self._match_pictures(*first, _as_objects(targets))
+        return Matches(layers, proposals)
+
+    def _match_pictures(self, logits, boxes, targets):
+        """Return matches[d][i] of logits (D, N, n, classes) and boxes (D, N, n, 4)."""
+        # all layers of a picture in one cost: one crossing to the host
+        by_picture = [
+            hungarian(
+                match_cost(
+                    logits[:, i], boxes[:, i], t, self.weights, self.alpha, self.gamma
+                )
+            )
+            for i, t in enumerate(targets)
+        ]
+        return [list(layer) for layer in zip(*by_picture)]
+
+    def _stage(self, stage, targets, pairs, num_boxes):
+        """Return one stage's {name: loss} and the gradients (dlogits, dboxes)."""
+        logits, boxes = stage.logits, stage.boxes
+        xp = get_xp(logits)
+        queries = xp.asarray(np.concatenate([q for q, _ in pairs]))
+        pictures = xp.asarray(np.repeat(range(len(pairs)), [len(q) for q, _ in pairs]))
+        labels = xp.concatenate([t.labels[j] for t, (_, j) in zip(targets, pairs)])
+        aims = xp.concatenate([t.boxes[j] for t, (_, j) in zip(targets, pairs)])
+        matched = pictures, queries
+        scale = [w / num_boxes for w in self.weights]
+
+        positive = xp.zeros(logits.shape, bool)
+        positive[(*matched, labels)] = True
+        ce, cache = sigmoid_focal_loss(logits, positive, self.alpha, self.gamma)
+        dlogits = sigmoid_focal_loss_backward(scale[0], cache)
+
+        # their sums count each box once, so every box has the gradient 1
+        each = xp.ones(len(aims), boxes.dtype)
+        distance, sign = l1(boxes[matched], aims)
+        corners, other = cxcywh_to_xyxy(boxes[matched]), cxcywh_to_xyxy(aims)
+        overlap, cache = giou(corners, other)
+        dcorners, _ = giou_backward(-each, cache)  # of 1 − GIoU
+        dmatched = scale[1] * l1_backward(each[:, None], sign)[0]
+        dmatched += scale[2] * cxcywh_to_xyxy_backward(dcorners)
+        dboxes = xp.zeros_like(boxes)
+        dboxes[matched] = dmatched  # a query is matched once: no sum needed
+
+        values = {
+            'loss_ce': ce.sum() / num_boxes,
+            'loss_bbox': distance.sum() / num_boxes,
+            'loss_giou': (1 - overlap).sum() / num_boxes,
+        }
+        best = logits.argmax(-1)
+        values['cardinality_error'] = cardinality_error(best, logits.shape[-1], targets)
+        if not stage.suffix:
+            right = (best[matched] == labels).mean() if len(labels) else 0
+            values['class_error'] = 100 * (1 - right)
+        values = {name + stage.suffix: float(v) for name, v in values.items()}
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise NotFiniteError(
+                    f'{name} of {stage.name} is {value}, though its predictions are '
+                    'finite: they are too large for their precision; check the weights '
+                    'or lower the learning rate'
+                )
+        return values, (dlogits, dboxes)
+
+
+def cardinality_error(best, num_classes, targets):
+    """Return |queries whose best class is not the last − targets|, mean over pictures.
+
+    Parameters
+    ----------
+    best : (N, Nq) int array
+    num_classes : int
+    targets : list of Target
+    """
+    found = (best != num_classes - 1).sum(1)
+    there = get_xp(best).asarray([len(t.labels) for t in targets])
+    return abs(found - there).mean()
+
+
+def first_not_finite(stages):
+    """Raise NotFiniteError that names the first prediction with a NaN or infinity."""
+    for stage in stages:
+        xp = get_xp(stage.logits)
+        for name in ('logits', 'boxes'):
+            finite = xp.isfinite(getattr(stage, name))
+            if not finite.all():
+                picture = int(finite.all((1, 2)).argmin())
+                raise NotFiniteError(
+                    f'{name} of {stage.name}, picture {picture}, are not finite; check '
+                    'this picture and the weights for NaN and infinity, or lower the '
+                    'learning rate'
+                )
+
+
+def _stages(out):
+    """Return the Stages of an Output in the order they were computed."""
+    stages = []
+    if out.proposal_logits is not None:
+        stages.append(
+            Stage('the first stage', '_enc', out.proposal_logits, out.proposal_boxes)
+        )
+    last = len(out.logits) - 1
+    for d, (logits, boxes) in enumerate(zip(out.logits, out.boxes)):
+        suffix = '' if d == last else f'_{d}'
+        stages.append(Stage(f'decoder layer {d}', suffix, logits, boxes))
+    return stages
+
+
+def _as_objects(targets):
+    """Class 0 for every target: the first stage only tells objects from the rest."""
+    return [Target(t.labels * 0, t.boxes) for t in targets]
+
+
+def _like(out, gradients):
+    """Put the stages' (dlogits, dboxes) where their predictions stand in `out`."""
+    xp = get_xp(out.logits)
+    proposal_logits = proposal_boxes = None
+    if out.proposal_logits is not None:
+        (proposal_logits, proposal_boxes), *gradients = gradients
+    dlogits, dboxes = zip(*gradients)
+    return out._replace(
+        logits=xp.stack(dlogits),
+        boxes=xp.stack(dboxes),
+        proposal_logits=proposal_logits,
+        proposal_boxes=proposal_boxes,
+    )

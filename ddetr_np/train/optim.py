@@ -1,0 +1,368 @@
+"""AdamW and SGD with the published parameter groups, clipping by the global norm."""
+
+import math
+from typing import NamedTuple
+
+from ..backend import get_xp, to_host
+from ..errors import InputError, NotFiniteError
+from ..module import Param
+from ..ops.update import adamw_update, sgd_update, sum_of_squares
+
+CLIP_EPS = 1e-6  # as published: the clipped norm stays just below `clip`
+
+
+class GroupRule(NamedTuple):
+    """Which parameters form a group, and by what their settings are multiplied.
+
+    Parameters
+    ----------
+    patterns : tuple of str
+        A parameter belongs here if its published name holds one of them.
+    lr, weight_decay : float
+        Factors.
+    """
+
+    patterns: tuple
+    lr: float = 1.0
+    weight_decay: float = 1.0
+
+
+PUBLISHED_GROUPS = (
+    GroupRule(('backbone.0',), lr=0.1),
+    GroupRule(('reference_points', 'sampling_offsets'), lr=0.1),
+)
+
+
+class Group:
+    """Parameters that share their settings.
+
+    Parameters
+    ----------
+    params : dict
+        Name → Param.
+    lr : float
+        The rate of now: base_lr times the factors of the schedules.
+    """
+
+    def __init__(self, params, lr, weight_decay):
+        self.params = params
+        self.lr = self.base_lr = lr
+        self.weight_decay = weight_decay
+
+    def __repr__(self):
+        return (
+            f'Group({len(self.params)} params, lr={self.lr}, '
+            f'weight_decay={self.weight_decay})'
+        )
+
+
+def make_groups(model, lr, weight_decay, rules=None):
+    """Sort what learns into groups: the rest first, then one for each rule.
+
+    Parameters
+    ----------
+    model : Module
+    lr, weight_decay : float
+    rules : sequence of GroupRule or None
+        The first that fits counts. None: the published ones, backbone × 0.1, and × 0.1
+        for the linear maps that make reference points and sampling offsets.
+
+    Returns
+    -------
+    list of Group
+        Some may be empty.
+
+    Raises
+    ------
+    InputError
+        A rule fits no name of the model.
+    """
+    given = rules is not None
+    rules = [GroupRule(*r) for r in (rules if given else PUBLISHED_GROUPS)]
+    groups = [Group({}, lr, weight_decay)]
+    groups += [Group({}, lr * r.lr, weight_decay * r.weight_decay) for r in rules]
+    fits = [False] * len(rules)
+    for name, p in model.named_params():
+        g = 0
+        for i, rule in enumerate(rules):
+            if any(pattern in name for pattern in rule.patterns):
+                g, fits[i] = i + 1, True
+                break
+        if p.learns:
+            groups[g].params[name] = p
+    if given and not all(fits):
+        rule = rules[fits.index(False)]
+        raise InputError(
+            f'no parameter belongs to the group {rule.patterns}; patterns are parts of '
+            'published names, and the first rule that fits counts'
+        )
+    return groups
+
+
+class Optimizer:
+    """What AdamW and SGD share: groups, clipping, state.
+
+    The arrays of a parameter's state are made at its first step, where it is then.
+
+    Parameters
+    ----------
+    model : Module
+    lr, weight_decay : float
+    clip : float or None
+        The gradients' largest global norm; None or 0 does not clip.
+    groups : sequence of GroupRule or None
+        None: the published ones (see `make_groups`).
+    """
+
+    slots = ()  # names of a parameter's state arrays, as PyTorch has them
+
+    def __init__(self, model, lr, weight_decay, clip, groups):
+        for name, value in (('lr', lr), ('weight_decay', weight_decay)):
+            need(value >= 0, name, value, '0 or more')
+        need(clip is None or clip >= 0, 'clip', clip, 'None, or 0 or more')
+        self.clip = clip
+        self.groups = make_groups(model, float(lr), float(weight_decay), groups)
+        self.steps = 0
+        self.schedules = []
+        self._state = {}  # name → {slot: array}
+
+    @property
+    def params(self):
+        """{name: Param} of all groups."""
+        return {name: p for g in self.groups for name, p in g.params.items()}
+
+    @property
+    def lr(self):
+        """The groups' learning rates of now."""
+        return [g.lr for g in self.groups]
+
+    def step(self):
+        """Clip the gradients, update every parameter in place.
+
+        Returns
+        -------
+        norm : float
+            The gradients' global norm before clipping. `.grad` is left as it is.
+
+        Raises
+        ------
+        NotFiniteError
+            A gradient is not finite; it is named, and nothing has changed.
+        """
+        norm = grad_norm(self.params)
+        scale = min(1.0, self.clip / (norm + CLIP_EPS)) if self.clip else 1.0
+        self.steps += 1
+        for group in self.groups:
+            for name, p in group.params.items():
+                self._update(p, group, scale, **self._slots(name, p))
+        return norm
+
+    def _slots(self, name, p):
+        if name not in self._state:
+            xp = get_xp(p.data)
+            self._state[name] = {s: xp.zeros_like(p.data) for s in self.slots}
+        return self._state[name]
+
+    def update_lr(self):
+        """Set the groups' rates from their base and the schedules' factors."""
+        factor = math.prod(s.factor(s.n) for s in self.schedules)
+        for g in self.groups:
+            g.lr = g.base_lr * factor
+
+    def state_dict(self):
+        """Return what `load_state_dict` needs to go on exactly.
+
+        Returns
+        -------
+        dict
+            'steps': int; 'lr', 'base_lr' and 'weight_decay': a list of the groups';
+            each slot: {published name: array in the published layout}, empty before the
+            first step.
+        """
+        params = self.params
+        state = {
+            'steps': self.steps,
+            'lr': self.lr,
+            'base_lr': [g.base_lr for g in self.groups],
+            'weight_decay': [g.weight_decay for g in self.groups],
+        }
+        for slot in self.slots:
+            state[slot] = {
+                name: params[name].publish(arrays[slot])
+                for name, arrays in self._state.items()
+            }
+        return state
+
+    def load_state_dict(self, state):
+        """Restore `state_dict`. Schedules have their own.
+
+        Raises
+        ------
+        InputError
+            The state is of another model, optimiser or grouping; nothing has changed.
+        """
+        self._check(state)
+        self.steps = int(state['steps'])
+        for i, g in enumerate(self.groups):
+            g.lr, g.base_lr = float(state['lr'][i]), float(state['base_lr'][i])
+            g.weight_decay = float(state['weight_decay'][i])
+        self._state = {}
+        for name, p in self.params.items() if self.steps else ():
+            for slot, array in self._slots(name, p).items():
+                Param(array, conv=p.conv).load(state[slot][name])
+
+    def _check(self, state):
+        keys = {'steps', 'lr', 'base_lr', 'weight_decay', *self.slots}
+        if set(state) != keys:
+            raise InputError(
+                f'the state has {sorted(state)}; {type(self).__name__} here needs '
+                f'{sorted(keys)}: use the optimiser it was saved from'
+            )
+        if len(state['lr']) != len(self.groups):
+            raise InputError(
+                f'the state has {len(state["lr"])} groups, the optimiser '
+                f'{len(self.groups)}; make it with the groups it was saved with'
+            )
+        params = self.params if state['steps'] else {}
+        expected = {name: p.shape for name, p in params.items()}
+        for slot in self.slots:
+            came = {name: tuple(a.shape) for name, a in state[slot].items()}
+            wrong = sorted(
+                name
+                for name in expected.keys() | came.keys()
+                if expected.get(name) != came.get(name)
+            )
+            if wrong:
+                name = wrong[0]
+                raise InputError(
+                    f'{slot} does not fit the model at {len(wrong)} parameters; the '
+                    f'first, {name}: expected {expected.get(name, "nothing")}, got '
+                    f'{came.get(name, "nothing")}'
+                )
+
+
+class AdamW(Optimizer):
+    """Adam with the decay apart from the gradient, on every parameter, as published.
+
+    Parameters
+    ----------
+    model : Module
+    lr : float
+        Of the main group.
+    weight_decay : float
+        On every parameter, norms and biases too.
+    clip : float or None
+        The gradients' largest global norm; None or 0 does not clip.
+    groups : sequence of GroupRule or None
+        None: the published ones (see `make_groups`).
+    betas : (float, float)
+        In [0, 1).
+    eps : float
+    """
+
+    slots = ('exp_avg', 'exp_avg_sq')
+
+    def __init__(
+        self,
+        model,
+        lr=2e-4,
+        weight_decay=1e-4,
+        clip=0.1,
+        groups=None,
+        betas=(0.9, 0.999),
+        eps=1e-8,
+    ):
+        super().__init__(model, lr, weight_decay, clip, groups)
+        for beta in betas:
+            need(0 <= beta < 1, 'betas', betas, 'two numbers in [0, 1)')
+        need(eps > 0, 'eps', eps, 'above 0')
+        self.betas, self.eps = tuple(map(float, betas)), float(eps)
+
+    def _update(self, p, group, scale, exp_avg, exp_avg_sq):
+        adamw_update(
+            p.data,
+            p.grad,
+            exp_avg,
+            exp_avg_sq,
+            group.lr,
+            *self.betas,
+            self.eps,
+            group.weight_decay,
+            self.steps,
+            scale,
+        )
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent with momentum; the decay is part of the gradient.
+
+    Parameters
+    ----------
+    model : Module
+    lr, momentum, weight_decay : float
+    nesterov : bool
+    clip : float or None
+        The gradients' largest global norm; None or 0 does not clip.
+    groups : sequence of GroupRule or None
+        None: the published ones (see `make_groups`).
+    """
+
+    def __init__(
+        self,
+        model,
+        lr=2e-4,
+        momentum=0.9,
+        weight_decay=1e-4,
+        nesterov=False,
+        clip=0.1,
+        groups=None,
+    ):
+        super().__init__(model, lr, weight_decay, clip, groups)
+        need(0 <= momentum < 1, 'momentum', momentum, 'in [0, 1)')
+        need(momentum or not nesterov, 'nesterov', nesterov, 'False without momentum')
+        self.momentum, self.nesterov = float(momentum), nesterov
+        self.slots = ('momentum_buffer',) if momentum else ()
+
+    def _update(self, p, group, scale, momentum_buffer=None):
+        sgd_update(
+            p.data,
+            p.grad,
+            momentum_buffer,
+            group.lr,
+            self.momentum,
+            group.weight_decay,
+            self.nesterov,
+            scale,
+        )
+
+
+def grad_norm(params):
+    """Return ‖gradients‖₂ over all parameters.
+
+    Parameters
+    ----------
+    params : dict
+        Name → Param.
+
+    Raises
+    ------
+    NotFiniteError
+        Naming the first parameter whose gradient is not finite.
+    """
+    if not params:
+        return 0.0
+    squares = [sum_of_squares(p.grad) for p in params.values()]
+    squares = to_host(get_xp(*squares).stack(squares))  # one crossing for all of them
+    for name, square in zip(params, squares):
+        if not math.isfinite(square):
+            raise NotFiniteError(
+                f'the gradient of {name} is not finite; nothing was updated: check the '
+                'pictures and targets of this step, or lower the learning rate'
+            )
+    return math.sqrt(squares.sum())
+
+
+def need(condition, name, value, expected):
+    """Raise InputError unless the condition on a setting holds."""
+    if not condition:
+        raise InputError(f'{name} is {value!r}; expected {expected}')
