@@ -32,8 +32,8 @@ _HOME = {  # public name: the module it lives in
     'Detections': 'evaluate.detection',
 }
 _ROOMS = (
-    'backend', 'config', 'data', 'errors', 'evaluate', 'fast', 'loss', 'module', 'nn', 'ops',
-    'testing', 'train', 'views', 'weights',
+    'backend', 'config', 'data', 'errors', 'evaluate', 'fast', 'loss', 'module', 'nn',
+    'ops', 'testing', 'train', 'views', 'weights',
 )
 
 __all__ = sorted(_HOME)

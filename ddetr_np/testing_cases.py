@@ -9,6 +9,7 @@ import zlib
 import numpy as np
 
 from .config import Config
+from .ops.conv import conv2d
 from .ops.ms_deform_attn import sampling_locations
 from .testing import Case
 
@@ -165,42 +166,41 @@ def _without(inputs, name):
 
 @cases_of('conv.conv_norm_relu')
 def _conv_norm_relu(rng, c):
-    def case(label, kernel, settings, residual, dx=True, dW=True, backward=None):
+    def case(label, kernel, settings, residual, relu=True, returns=None, **backward):
         inputs = _normal(rng, x=(2, 5, 8, c.C), W=(*kernel, c.C, c.ffn))
         inputs['W'] /= np.sqrt(inputs['W'][..., 0].size)  # outputs of size 1
-        constants = {
-            'scale': rng.uniform(0.5, 2, c.ffn) * rng.choice([-1, 1], c.ffn),
-            'shift': rng.standard_normal(c.ffn),
-        }
-        settings = {**settings, **constants}
+        y, _ = conv2d(**inputs, **settings)
+        scale = rng.uniform(0.5, 2, c.ffn) * rng.choice([-1, 1], c.ffn)
+        y = y * scale
         if residual:
-            inputs['residual'] = rng.standard_normal(_conv_shape(inputs, settings))
-        returns = [
-            'x' if dx else None,
-            'W' if dW else None,
-            'residual' if residual else None,
-        ]
-        return Case(label, inputs, settings, tuple(returns), backward or {})
+            inputs['residual'] = rng.standard_normal(y.shape)
+            y += inputs['residual']
+        constants = {'scale': scale, 'shift': -_widest_gap(y), 'relu': relu}
+        parts = ', residual' * residual + ', ReLU' * relu
+        returns = returns or ('x', 'W', 'residual' if residual else None)
+        return Case(label + parts, inputs, {**settings, **constants}, returns, backward)
 
     for label, (kernel, settings) in CONVOLUTIONS.items():
-        for residual in (False, True):
-            for relu in (False, True):
-                parts = ', residual' * residual + ', ReLU' * relu
-                yield case(label + parts, kernel, {**settings, 'relu': relu}, residual)
+        yield case(label, kernel, settings, False)
+        yield case(label, kernel, settings, True)
+    for residual in (False, True):
+        yield case('linear', (3, 3), {'padding': 1}, residual, relu=False)
     for keywords, (dx, dW) in ONLY:
-        yield case(f'{keywords}', (3, 3), {'padding': 1}, True, dx, dW, keywords)
+        returns = ('x' if dx else None, 'W' if dW else None, 'residual')
+        yield case(f'{keywords}', (1, 1), {}, True, returns=returns, **keywords)
 
 
-def _conv_shape(inputs, settings):
-    from .ops.conv import conv_size
+def _widest_gap(y):
+    """Return (O,): for each channel the middle of the widest gap between its values.
 
-    N, *size, _ = inputs['x'].shape
-    *kernel, _, O = inputs['W'].shape
-    geometry = [settings.get(k, d) for k, d in GEOMETRY.items()]
-    return (N, *(conv_size(s, k, *geometry) for s, k in zip(size, kernel)), O)
-
-
-GEOMETRY = {'stride': 1, 'padding': 0, 'dilation': 1}
+    Zero is moved there: as far from the kink of ReLU as it gets.
+    """
+    y = np.sort(y.reshape(-1, y.shape[-1]), axis=0)
+    n = len(y)
+    y = y[n // 4 : n - n // 4]  # some values on either side
+    widest = np.diff(y, axis=0).argmax(0)[None]
+    ends = [np.take_along_axis(y, widest + i, 0)[0] for i in (0, 1)]
+    return (ends[0] + ends[1]) / 2
 
 
 def _affine(rng, C):
@@ -294,6 +294,15 @@ def _sampling_locations(rng, c):
     )
 
 
+def _nudge(loc, shapes):
+    """Move points that lie within 0.1 pixels of a pixel's centre away from it."""
+    sizes = np.array([(W, H) for H, W in shapes])[:, None]
+    pixel = loc * sizes - 0.5
+    off = pixel - np.round(pixel)
+    pixel += np.where(np.abs(off) < 0.1, np.copysign(0.1, off) - off, 0)
+    return (pixel + 0.5) / sizes
+
+
 @cases_of('ms_deform_attn.ms_deform_attn')
 def _ms_deform_attn(rng, c):
     def case(label, N, c, loc=None):
@@ -313,10 +322,9 @@ def _ms_deform_attn(rng, c):
     yield case('one level, one key (Eq. 2)', 1, c.replace(L=1, K=1))
     yield case('four levels', 1, c.replace(L=4))
     for label, box in (('points', False), ('boxes', True)):
-        loc, _ = sampling_locations(
-            **_references(rng, 2, c, box), shapes=level_shapes(c.L)
-        )
-        yield case(f'at {label} and offsets', 2, c, loc)
+        shapes = level_shapes(c.L)
+        loc, _ = sampling_locations(**_references(rng, 2, c, box), shapes=shapes)
+        yield case(f'at {label} and offsets', 2, c, _nudge(loc, shapes))
 
 
 @cases_of('boxes.box_from_reference')
@@ -332,3 +340,40 @@ def _box_from_reference(rng, c):
 @cases_of('boxes.cxcywh_to_xyxy')
 def _cxcywh_to_xyxy(rng, c):
     yield Case('boxes', {'box': rng.uniform(0, 1, (2, c.Nq, 4))})
+
+
+@cases_of('losses.sigmoid_focal_loss')
+def _sigmoid_focal_loss(rng, c):
+    x = 3 * rng.standard_normal((2, c.Nq, c.num_classes))
+    for gamma in (2.0, 0.0, 1.5):
+        settings = {'target': rng.random(x.shape) < 0.3, 'gamma': gamma}
+        yield Case(f'γ = {gamma}', {'x': x}, settings)
+    yield Case('large logits', {'x': 10 * x}, settings)
+
+
+@cases_of('losses.l1')
+def _l1(rng, c):
+    b = rng.standard_normal((c.Nq, 4))
+    yield Case('boxes', {'a': b + off_zero(rng, c.Nq, 4), 'b': b})
+
+
+@cases_of('losses.giou')
+def _giou(rng, c):
+    # four distinct edges along each axis, in order; which are a's makes the case
+    edges = np.sort(distinct(rng, c.Nq, 2, 4), -1)
+    for label, x, y in (
+        ('overlap', (0, 2), (0, 2)),
+        ('inside', (1, 2), (1, 2)),
+        ('apart along x', (0, 1), (0, 2)),
+        ('apart along both', (2, 3), (0, 1)),
+    ):
+        a = _corners(edges, x, y)
+        b = _corners(edges, *(sorted({0, 1, 2, 3} - set(axis)) for axis in (x, y)))
+        yield Case(label, {'a': a, 'b': b})
+
+
+def _corners(edges, x, y):
+    """Return boxes x0, y0, x1, y1 of the edges (n, 2, 4) with these indices."""
+    (x0, x1), (y0, y1) = x, y
+    picked = [edges[:, 0, x0], edges[:, 1, y0], edges[:, 0, x1], edges[:, 1, y1]]
+    return np.stack(picked, -1)
