@@ -1,6 +1,12 @@
+import functools
+import json
+import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+import ddetr_np
 
 
 @pytest.fixture(scope='session')
@@ -10,3 +16,103 @@ def shared():
     if not folder.is_dir():
         pytest.skip('needs the data folder ../shared beside the checkout')
     return folder
+
+
+@pytest.fixture(scope='session')
+def golden():
+    """The folder of published numbers."""
+    return Path(__file__).parent / 'golden'
+
+
+@pytest.fixture(scope='session')
+def published_names(golden):
+    """{variant: {published name: shape}} of the five published variants."""
+    return json.loads((golden / 'official_state_dicts.json').read_text())
+
+
+def published_tensor(name, shape):
+    """Draw a tensor from its published name: the rule behind the published numbers."""
+    n = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape)
+    if len(shape) >= 2:
+        return n / np.sqrt(np.prod(shape[1:]))
+    if name.endswith('running_var'):
+        return 1 + 0.1 * abs(n)
+    if name.endswith('weight'):
+        return 1 + 0.1 * n
+    if name.endswith('sampling_offsets.bias'):
+        return 2 * n
+    return 0.1 * n
+
+
+@pytest.fixture(scope='session')
+def published_weights(published_names):
+    """Return weights of a variant by the rule: {published name: array}."""
+
+    def weights(variant):
+        shapes = published_names[variant]
+        return {name: published_tensor(name, tuple(s)) for name, s in shapes.items()}
+
+    return weights
+
+
+@pytest.fixture(scope='session')
+def published_model(published_weights):
+    """Return a model of a variant with the weights of the rule, built once."""
+
+    @functools.cache
+    def build(variant, dtype='float64'):
+        model = ddetr_np.build_model(variant, dtype=dtype, dropout=0.0)
+        model.load_state_dict(published_weights(variant))
+        return model
+
+    return build
+
+
+@pytest.fixture(scope='session')
+def published_pass(golden):
+    """Return a variant's published arrays, and its pictures: images, mask, targets."""
+
+    @functools.cache
+    def load(variant):
+        with np.load(golden / f'official_{variant}.npz') as file:
+            arrays = dict(file)
+        pictures = [arrays[f'image{i}'].transpose(1, 2, 0) for i in (0, 1)]
+        images, mask = ddetr_np.pad_batch([p.astype('float64') for p in pictures])
+        targets = [
+            {'labels': arrays[f'labels{i}'], 'boxes': arrays[f'boxes{i}']}
+            for i in (0, 1)
+        ]
+        return arrays, images, mask, targets
+
+    return load
+
+
+@pytest.fixture(scope='session')
+def tiny():
+    """Fields of a configuration so small that it runs at once."""
+    return dict(
+        C=16, M=2, K=2, Nq=6, ffn=24, encoder_layers=2, decoder_layers=3,
+        num_classes=4, width=4,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope='session')
+def randomise():
+    """Return a function that gives every tensor of a model random values."""
+
+    def fill(model, seed=0):
+        rng = np.random.default_rng(seed)
+        for name, p in model.named_params():
+            n = rng.standard_normal(p.data.shape)
+            if name.endswith('running_var'):
+                n = 1 + 0.1 * abs(n)
+            elif p.data.ndim >= 2:
+                n *= np.sqrt(p.shape[0] / p.data.size)
+            elif name.endswith('weight'):
+                n = 1 + 0.1 * n
+            elif not name.endswith('sampling_offsets.bias'):
+                n *= 0.1
+            p.data[...] = n
+        return model
+
+    return fill

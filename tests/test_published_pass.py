@@ -1,0 +1,109 @@
+"""The published passes: what the authors' released code computes, met."""
+
+import numpy as np
+import pytest
+
+import ddetr_np
+
+VARIANTS = ('multi_scale', 'two_stage')
+
+
+def distance(a, b):
+    """‖a − b‖ / ‖b‖."""
+    return np.linalg.norm(a - b) / np.linalg.norm(b)
+
+
+@pytest.fixture(scope='module', params=VARIANTS)
+def double(request, published_model, published_pass):
+    arrays, images, mask, _ = published_pass(request.param)
+    out, _ = published_model(request.param).forward(images, mask, keep='none')
+    return out, arrays
+
+
+def test_names_shapes_and_their_order(published_names):
+    for variant, shapes in published_names.items():
+        state = ddetr_np.build_model(variant).state_dict()
+        assert {k: list(v.shape) for k, v in state.items()} == shapes
+        assert list(state) == list(shapes)
+
+
+@pytest.mark.parametrize('variant', ['refine', 'multi_scale'])
+def test_state_dict_comes_back(variant, published_model, published_weights):
+    model, weights = published_model(variant, 'float64'), published_weights(variant)
+    state = model.state_dict()
+    owner = {name: id(p) for name, p in model.named_params(aliases=True)}
+    last = {owner[name]: name for name in weights}  # of its aliases, the last counts
+    for name, array in state.items():
+        np.testing.assert_array_equal(array, weights[last[owner[name]]])
+
+
+def test_every_logit_and_box(double):
+    out, arrays = double
+    assert distance(out.logits[-1], arrays['pred_logits']) < 1e-9
+    assert distance(out.boxes[-1], arrays['pred_boxes']) < 1e-9
+    for d in range(5):
+        assert distance(out.boxes[d], arrays[f'aux{d}_pred_boxes']) < 1e-9
+
+
+def test_every_proposal(published_model, published_pass):
+    arrays, images, mask, _ = published_pass('two_stage')
+    out, _ = published_model('two_stage').forward(images, mask, keep='none')
+    assert distance(out.proposal_boxes, arrays['enc_pred_boxes']) < 1e-9
+    assert distance(out.proposal_logits[..., 0], arrays['enc_pred_logits0']) < 1e-9
+
+
+def test_post_processed_detections(double):
+    out, arrays = double
+    found = ddetr_np.postprocess(out.logits[-1], out.boxes[-1], [(480, 640)] * 2)
+    for i, (scores, labels, boxes) in enumerate(found):
+        assert distance(scores, arrays[f'post{i}_scores']) < 1e-9
+        # equal scores (of the padded tokens' proposals) may stand in another order
+        assert_same_detections(
+            (scores, labels, boxes),
+            [arrays[f'post{i}_{k}'] for k in ('scores', 'labels', 'boxes')],
+            1e-9,
+        )
+
+
+def assert_same_detections(found, expected, tolerance):
+    """Compare detections whatever the order of those with nearly the same score."""
+    scores, labels, boxes = found
+    left = set(range(len(expected[0])))
+    for s, label, box in zip(scores, labels, boxes, strict=True):
+        near = [
+            j
+            for j in left
+            if abs(expected[0][j] - s) <= tolerance * s and expected[1][j] == label
+        ]
+        off = [np.abs(expected[2][j] - box).max() for j in near]
+        assert near, f'no detection of class {label} with score {s}'
+        assert min(off) <= tolerance * 640
+        left.remove(near[int(np.argmin(off))])
+
+
+@pytest.mark.parametrize('variant', VARIANTS)
+def test_single_precision(variant, published_model, published_pass):
+    arrays, images, mask, _ = published_pass(variant)
+    model = published_model(variant, 'float32')
+    out, cache = model.forward(images.astype('float32'), mask)
+    assert out.logits.dtype == out.boxes.dtype == np.float32
+    logits, boxes = out.logits[-1], out.boxes[-1]
+    expected_logits, expected_boxes = arrays['pred_logits'], arrays['pred_boxes']
+    if variant == 'two_stage':
+        # proposals whose scores differ by less than single precision sees may come in
+        # another order: compare the queries by the token that each was made of
+        full, full_cache = published_model(variant).forward(images, mask)
+        for i in range(2):
+            mine = {t: q for q, t in enumerate(cache.proposals.top[i])}
+            order = [mine.get(t) for t in full_cache.proposals.top[i]]
+            both = [q for q, m in enumerate(order) if m is not None]
+            # tokens without a base box are interchangeable, and all others must be there
+            lost = set(full_cache.proposals.top[i]) - set(mine)
+            assert full_cache.proposals.dropped[i][list(lost)].all()
+            taken = [order[q] for q in both]
+            assert distance(logits[i][taken], expected_logits[i][both]) < 1e-4
+            assert distance(boxes[i][taken], expected_boxes[i][both]) < 1e-4
+        assert distance(out.proposal_boxes, arrays['enc_pred_boxes']) < 1e-4
+    else:
+        assert distance(logits, expected_logits) < 1e-4
+        assert distance(boxes, expected_boxes) < 1e-4
