@@ -1,0 +1,69 @@
+"""The table of cases, and inputs that keep away from kinks."""
+
+import zlib
+
+import numpy as np
+
+from ..config import Config
+
+SMALL = Config(  # odd sizes, all different, so that no two axes can be mistaken
+    C=24, M=3, L=2, K=5, Nq=7, ffn=10, num_classes=4, encoder_layers=1, decoder_layers=1
+)
+CASES = {}  # 'module.function' → builder(rng, config)
+
+
+def cases_of(name):
+    """Register the decorated builder for an operation, 'module.function' in `ops`."""
+
+    def register(builder):
+        CASES[name] = builder
+        return builder
+
+    return register
+
+
+def cases(name, config=None, seed=0):
+    """Return the list of an operation's Cases.
+
+    Parameters
+    ----------
+    name : str
+        A key of CASES.
+    config : Config, optional
+        Whose sizes to take; `SMALL` if not given.
+    seed : int
+    """
+    # a stream of its own: adding a case to one operation moves no other's inputs
+    rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    return list(CASES[name](rng, config or SMALL))
+
+
+def off_zero(rng, *shape):
+    """Return normal numbers pushed 0.1 away from zero."""
+    x = rng.standard_normal(shape)
+    return x + np.copysign(0.1, x)
+
+
+def distinct(rng, *shape):
+    """Return numbers in random order of which no two are closer than 0.1."""
+    return (rng.permutation(int(np.prod(shape))) * 0.1 - 1).reshape(shape)
+
+
+def level_shapes(L):
+    """Return L small, non-square map sizes (H, W), each half the one before."""
+    return [(max(1, 6 >> l), max(2, 10 >> l)) for l in range(L)]
+
+
+def off_pixels(rng, shape, H, W):
+    """Return points (*shape, 2), x and y, at least 0.1 pixels from any pixel's centre.
+
+    Some read one or two pixels over the border, some lie outside.
+    """
+    last = np.array([W, H])
+    pixel = rng.integers(-2, last + 1, (*shape, 2)) + rng.uniform(0.1, 0.9, (*shape, 2))
+    return (pixel + 0.5) / last
+
+
+def normal(rng, **shapes):
+    """Return {name: normal numbers of that shape}."""
+    return {name: rng.standard_normal(shape) for name, shape in shapes.items()}
