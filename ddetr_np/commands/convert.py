@@ -1,16 +1,23 @@
+from pathlib import Path
+
 import click
+
+from .fields import field_option
 
 
 @click.command()
 @click.argument('src')
-@click.argument('dst')
-def convert(src, dst):
-    """Convert the checkpoint SRC to DST; DST's ending names the format.
+@click.argument('dst', type=click.Path(path_type=Path))
+@field_option
+def convert(src, dst, fields):
+    """Convert the checkpoint SRC to DST, under the published names.
 
-    SRC is anything that detect's --weights takes. DST ends in .safetensors, .npz or
-    .pth.
+    SRC is anything that detect's --weights takes. The ending of DST says its format:
+    .safetensors, .npz, or PyTorch's .pth, .pt, .bin.
     """
     from ..weights import convert
 
-    convert(src, dst)
+    config = convert(src, dst, **fields)
+    kind = config.variant or 'another variant'
+    click.echo(f'{kind}, {config.backbone}, {config.num_classes} classes')
     click.echo(f'written: {dst}')

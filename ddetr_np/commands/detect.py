@@ -3,6 +3,8 @@ from pathlib import Path
 
 import click
 
+from .fields import field_option
+
 
 @click.command()
 @click.argument('pictures', nargs=-1, required=True)
@@ -34,6 +36,7 @@ import click
     default='float32',
     help='Of weights and pictures.',
 )
+@field_option
 @click.pass_context
 def detect(
     ctx,
@@ -48,6 +51,7 @@ def detect(
     json_path,
     device,
     dtype,
+    fields,
 ):
     """Find objects in PICTURES: files, folders, or quoted globs like 'a/**/*.jpg'.
 
@@ -74,7 +78,7 @@ def detect(
         raise InputError('\n'.join(f'{name!r}: {reason}' for name, reason in problems))
     paths = _folder_of_drawings(out, files, drawn_paths)
     _file_of_results(json_path)
-    model = load_model(weights, dtype=dtype).to(device)
+    model = load_model(weights, dtype=dtype, **fields).to(device)
 
     console = Console()
     # one console must draw both bar and tables, or they would garble each other

@@ -4,6 +4,7 @@ Only the standard library and click are taken for granted: the rest may be what 
 missing.
 """
 
+import configparser
 import ctypes
 import importlib
 import importlib.metadata
@@ -87,8 +88,10 @@ def _packages():
     try:
         requirements = importlib.metadata.requires('ddetr-np') or []
     except importlib.metadata.PackageNotFoundError:
-        requirements = []
         yield 'package', 'not installed, run from its folder', 'pip install .'
+        setup = configparser.ConfigParser()
+        setup.read(Path(__file__).parents[2] / 'setup.cfg', encoding='utf-8')
+        requirements = setup.get('options', 'install_requires', fallback='').split()
     for requirement in requirements:
         if 'extra ==' in requirement:
             continue
