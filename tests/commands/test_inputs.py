@@ -50,9 +50,10 @@ def test_not_found(tree, argument, reason):
 
 
 def test_image_ids():
-    names = ['000000039769.jpg', 'cat.jpg', 'a/7.png', 'b/007.png', 'a/x.jpg', 'b/x.jpg']
-    ids = image_ids([Path(name) for name in names])
-    assert ids == [39769, 'cat.jpg', 'a/7.png', 'b/007.png', 'a/x.jpg', 'b/x.jpg']
+    clear = ['000000039769.jpg', 'in/cat.jpg']
+    alike = ['a/7.png', 'b/007.png', 'a/x.jpg', 'b/x.jpg']
+    ids = image_ids([Path(name) for name in clear + alike])
+    assert ids == [39769, 'cat.jpg', *alike]
 
 
 @pytest.mark.parametrize(
