@@ -1,0 +1,16 @@
+"""Checkpoints without PyTorch: reading, naming, writing them; models from them."""
+
+from .files import read_tensors
+from .load import convert, load_backbone, load_model, save_model
+from .names import to_published
+from .write import write_tensors
+
+__all__ = [
+    'convert',
+    'load_backbone',
+    'load_model',
+    'read_tensors',
+    'save_model',
+    'to_published',
+    'write_tensors',
+]

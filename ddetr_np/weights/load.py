@@ -1,0 +1,211 @@
+"""Models from files, and files from models."""
+
+import difflib
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import InputError
+from . import hub
+from .files import SUFFIXES, read_tensors
+from .infer import infer_config
+from .names import BACKBONE, fill_tied_heads, scheme, to_published
+from .write import check_writable, write_tensors
+
+
+def load_model(path, dtype='float32', **overrides):
+    """Build the model that a checkpoint fits, with its weights.
+
+    Parameters
+    ----------
+    path : str or Path
+        A file (.safetensors, .npz, or PyTorch's .pth, .pt, .bin in either of its
+        serialisations), a folder as the Hugging Face hub holds it, or a name on the hub
+        such as 'SenseTime/deformable-detr' (needs the extra `hub`).
+    dtype : {'float32', 'float64'}
+        Of the model; the weights are converted.
+    **overrides
+        Fields of `Config` that the file does not tell or tells wrongly: `M` if it is
+        not 8, `dilation=True` for a bare state dict of DC5, `dropout`, `names`, …
+
+    Returns
+    -------
+    ddetr_np.nn.ddetr.DeformableDETR
+
+    Raises
+    ------
+    InputError
+        The file is absent, damaged, names code, holds NaNs or infinities, or its
+        tensors do not fit the model (all of them are listed).
+    """
+    if np.dtype(dtype) not in (np.float32, np.float64):
+        raise InputError(f"dtype is {dtype!r}; choose 'float32' or 'float64'")
+    place = _find(path)
+    tensors, config = _read_model(place, overrides)
+    return _build(place, tensors, config, dtype)
+
+
+def save_model(model, path):
+    """Write a model's weights and configuration.
+
+    Parameters
+    ----------
+    model : DeformableDETR
+    path : str or Path
+        .safetensors, .npz, .pth, .pt or .bin; `load_model` reads each of them back
+        exactly. What stood there before is replaced when all is written.
+
+    Raises
+    ------
+    InputError
+        The suffix is unknown or the file cannot be written.
+    """
+    write_tensors(path, model.state_dict(), {'config': model.config.to_dict()})
+
+
+def convert(src, dst, **overrides):
+    """Write a checkpoint in another format, under the published names.
+
+    The tensors keep their element types, but for bfloat16, which becomes float32.
+
+    Parameters
+    ----------
+    src : str or Path
+        Whatever `load_model` reads.
+    dst : str or Path
+        .safetensors, .npz, .pth, .pt or .bin.
+    **overrides
+        As for `load_model`.
+
+    Returns
+    -------
+    Config
+        What was found of the model.
+
+    Raises
+    ------
+    InputError
+        As `load_model`; or `dst` has an unknown suffix or cannot be written.
+    """
+    check_writable(dst)
+    place = _find(src)
+    tensors, config = _read_model(place, overrides)
+    model = _build(place, tensors, config, 'float32')  # refuses what does not fit
+    write_tensors(dst, _with_aliases(model, tensors), {'config': config.to_dict()})
+    return config
+
+
+def _with_aliases(model, tensors):
+    """The tensors under every name of the model; of aliases the last one counts."""
+    names = list(model.named_params(aliases=True))
+    arrays = {id(param): tensors[name] for name, param in names if name in tensors}
+    return {name: arrays[id(param)] for name, param in names}
+
+
+def load_backbone(model, path):
+    """Overwrite a model's backbone by a ResNet's weights; the rest stays as it is.
+
+    Parameters
+    ----------
+    model : DeformableDETR
+    path : str or Path
+        A ResNet of torchvision, timm or transformers (its classifier is not used), or a
+        whole detector, of which the backbone is taken.
+
+    Returns
+    -------
+    DeformableDETR
+        The same model.
+
+    Raises
+    ------
+    InputError
+        The file cannot be read or holds another backbone.
+    """
+    place = _find(path)
+    tensors = _published(place, read_tensors(place)[0])
+    tensors = {name: a for name, a in tensors.items() if name.startswith(BACKBONE)}
+    if not tensors:
+        raise InputError(
+            f"{place} holds no ResNet: expected torchvision's names (conv1.weight, "
+            f"layer1.0.conv1.weight, …), transformers' or {BACKBONE}…"
+        )
+    _check_finite(place, tensors)
+    rest = {n: a for n, a in model.state_dict().items() if not n.startswith(BACKBONE)}
+    _load(place, model, rest | tensors)
+    return model
+
+
+def _find(path):
+    """The file or folder that a path or a name on the hub stands for."""
+    place = Path(path).expanduser()
+    if place.exists():
+        return place
+    if hub.is_name(path) and place.suffix not in SUFFIXES and not place.parent.exists():
+        return hub.fetch(str(path))
+    message = f'{path} does not exist'
+    if place.parent.is_dir():
+        there = [f.name for f in place.parent.iterdir()]
+        near = difflib.get_close_matches(place.name, there, 3)
+        if near:
+            nearest = ' or '.join(str(place.parent / name) for name in near)
+            message += f'; did you mean {nearest}?'
+    else:
+        message += f', nor does the folder {place.parent}'
+    raise InputError(
+        f'{message}\nGive a weights file ({", ".join(SUFFIXES)}), a folder with '
+        'config.json and weights, or a name on the Hugging Face hub, OWNER/NAME (where '
+        'no folder OWNER is here)'
+    )
+
+
+def _read_model(place, overrides):
+    tensors, metadata = read_tensors(place)
+    foreign = scheme(tensors) == 'transformers'
+    tensors = _published(place, tensors)
+    if foreign:
+        tensors = fill_tied_heads(tensors)
+    else:
+        metadata.pop('transformers', None)  # a config.json that is not this file's
+    _check_finite(place, tensors)
+    try:
+        return tensors, infer_config(tensors, metadata, **overrides)
+    except InputError as error:
+        raise InputError(f'{place}: {error}') from None
+
+
+def _published(place, tensors):
+    try:
+        return to_published(tensors)
+    except InputError as error:
+        raise InputError(f'{place}: {error}') from None
+
+
+def _check_finite(place, tensors):
+    bad = [
+        name
+        for name, array in tensors.items()
+        if array.dtype.kind in 'fc' and not np.isfinite(array).all()
+    ]
+    if bad:
+        raise InputError(
+            f'{place} holds NaNs or infinities: {len(bad)} of {len(tensors)} tensors\n'
+            'Training diverged, or the file is damaged; take an earlier checkpoint\n'
+            + '\n'.join(f'  {name}' for name in bad)
+        )
+
+
+def _build(place, tensors, config, dtype):
+    # here, as nn and weights may not need each other to be imported
+    from ..nn.ddetr import DeformableDETR
+
+    model = DeformableDETR(config, dtype=dtype)
+    _load(place, model, tensors)
+    return model
+
+
+def _load(place, model, tensors):
+    try:
+        model.load_state_dict(tensors)
+    except InputError as error:
+        raise InputError(f'{place}: {error}') from None
