@@ -29,7 +29,7 @@ def demo(out, seed):
     from ..files import replacing
     from ..nn.ddetr import build_model
     from ..views.detections import save_detections
-    from .detect import detections_table
+    from .detect import print_detections
 
     if out.exists() and not out.is_dir():
         raise InputError(f'--out {out} is a file; expected a folder')
@@ -41,7 +41,7 @@ def demo(out, seed):
     start = time.perf_counter()
     found = detect(model, picture, threshold=0, top=SHOWN, short=480)
     seconds = time.perf_counter() - start
-    Console().print(detections_table('a picture of shapes', found))
+    print_detections(Console(), 'a picture of shapes', found)
     path = out / 'ddetr-np-demo.png'
     with replacing(path) as part:
         save_detections(part, picture, found)

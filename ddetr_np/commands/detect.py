@@ -96,7 +96,7 @@ def detect(
             found, failed = _detect_some(model, some, options)
             problems += failed
             for (file, path, image_id), picture, detections in found:
-                console.print(detections_table(file, detections, threshold))
+                print_detections(console, file, detections, threshold)
                 results += detections.to_coco(image_id)
                 if path:
                     _save(path, picture, detections)
@@ -157,14 +157,18 @@ def _detect_some(model, jobs, options):
     return [(*pair, d) for pair, d in zip(read, found)], failed
 
 
-def detections_table(title, detections, threshold=0):
-    """Return a table of one picture's detections for a rich console."""
+def print_detections(console, title, detections, threshold=0):
+    """Print a table of one picture's detections on a rich console."""
     from rich.table import Table
     from rich.text import Text
 
     H, W = detections.size
     # file and class names are Text: brackets in them are no markup
-    table = Table(title=Text(f'{title} ({W} × {H})'), title_justify='left')
+    console.print(Text(f'{title} ({W} × {H})', 'bold'), soft_wrap=True)
+    if not len(detections):
+        console.print(f'nothing scores {threshold:g} or more; see --threshold\n')
+        return
+    table = Table()
     table.add_column('score', justify='right')
     table.add_column('class')
     for edge in ('x0', 'y0', 'x1', 'y1'):
@@ -172,10 +176,7 @@ def detections_table(title, detections, threshold=0):
     for d in detections:
         edges = [f'{edge:.1f}' for edge in d.box]
         table.add_row(f'{d.score:.3f}', Text(d.name), *edges)
-    if not len(detections):
-        table.caption = f'nothing scores {threshold:g} or more; see --threshold'
-        table.caption_justify = 'left'
-    return table
+    console.print(table)
 
 
 def _save(path, picture, detections):
