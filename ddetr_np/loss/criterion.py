@@ -195,7 +195,7 @@ class Criterion:
         for name, value in values.items():
             if not math.isfinite(value):
                 raise NotFiniteError(
-                    f'{name} of {stage.name} is {value}, though its predictions are '
+                    f'{name} is {value}, though the predictions of {stage.name} are '
                     'finite: they are too large for their precision; check the weights '
                     'or lower the learning rate'
                 )
