@@ -7,6 +7,7 @@ import numpy as np
 from ..backend import to_host
 from ..errors import InputError
 from ..ops.activation import sigmoid
+from ..ops.boxes import cxcywh_to_xyxy
 
 
 class Best(NamedTuple):
@@ -76,7 +77,6 @@ def _best(scores, boxes, size, top):
     classes = scores.shape[1]
     order = np.argsort(-scores.ravel(), kind='stable')[:top]
     query, label = np.divmod(order, classes)
-    c, wh = boxes[query, :2], boxes[query, 2:]
-    corners = np.concatenate([c - 0.5 * wh, c + 0.5 * wh], -1)
+    corners = cxcywh_to_xyxy(boxes[query])
     scale = np.array([W, H, W, H], corners.dtype)
     return Best(scores.ravel()[order], label, corners * scale)
