@@ -111,7 +111,8 @@ def replaceable(operation):
     @functools.wraps(operation)
     def call(*args, **kwargs):
         if _twins and not _plain.get():
-            twin = _twins.get((key, get_xp(*_arrays(args)).__name__))
+            xp = get_xp(*_arrays((*args, *kwargs.values())))
+            twin = _twins.get((key, xp.__name__))
             if twin is not None:
                 return twin(*args, **kwargs)
         return operation(*args, **kwargs)

@@ -102,11 +102,12 @@ def ms_deform_attn(value, shapes, loc, A):
         The arrays' shapes do not belong together.
     """
     check_shapes(value, shapes, loc, A)
+    shapes = tuple((int(H), int(W)) for H, W in shapes)
     y = get_xp(value).zeros(loc.shape[:3] + value.shape[3:], value.dtype)
     for part, l, rows, g, _, _ in _reads(value, shapes, loc):
         weight = g * A[:, part, :, l]
         y[:, part] += (weight[..., None] * value[rows]).sum(3)
-    return y, CoreCache(value, tuple(map(tuple, shapes)), loc, A)
+    return y, CoreCache(value, shapes, loc, A)
 
 
 @replaceable
