@@ -21,15 +21,15 @@ def corners(loc, H, W):
         Weight, ∂g/∂x and ∂g/∂y per pixel; 0 outside the map.
     """
     xp = get_xp(loc)
-    x = loc[..., 0] * W - 0.5  # φ_l: (0, 0) is the centre of the first pixel
-    y = loc[..., 1] * H - 0.5
+    H, W = int(H), int(W)  # a NumPy integer would turn single precision into double
+    # φ_l: (0, 0) is the centre of the first pixel. A point far outside has no
+    # neighbours wherever it is: hold it where the conversion to int is defined
+    x = xp.clip(loc[..., 0] * W - 0.5, -2, W)
+    y = xp.clip(loc[..., 1] * H - 0.5, -2, H)
     x0, y0 = xp.floor(x), xp.floor(y)
-    x -= x0  # fractions, in [0, 1)
+    x -= x0  # fractions, in [0, 1); not a number stays so, and shows in the result
     y -= y0
-    # a point far outside (or not a number) has no neighbours: hold its corner where
-    # int conversion is defined
-    x0 = xp.nan_to_num(xp.clip(x0, -2, W)).astype(xp.intp)
-    y0 = xp.nan_to_num(xp.clip(y0, -2, H)).astype(xp.intp)
+    x0, y0 = (xp.nan_to_num(a).astype(xp.intp) for a in (x0, y0))
     for j in (0, 1):
         for i in (0, 1):
             column, row = x0 + i, y0 + j
