@@ -81,7 +81,7 @@ class Param:
         return (s[3], s[2], s[0], s[1]) if self.conv else s
 
     def publish(self, array):
-        """Return an array shaped like `data` on the host, in the checkpoint's layout."""
+        """Return an array shaped like `data`, on the host, in checkpoint layout."""
         array = to_host(array)
         if self.conv:
             array = array.transpose(3, 2, 0, 1)
@@ -210,7 +210,7 @@ class Module:
         Returns
         -------
         LoadReport
-            Names loaded, missing and unexpected; (name, expected, came) of wrong shapes.
+            Names loaded, missing, unexpected; (name, expected, came) of wrong shapes.
 
         Raises
         ------
@@ -278,6 +278,10 @@ class Inputs(NamedTuple):
 
 
 KEEP = ('all', 'inputs', 'none')
+NOTHING_KEPT = (
+    "nothing was kept for a backward pass; call forward with keep='all' or "
+    "keep='inputs'"
+)
 
 
 def forward_keeping(module, keep, *inputs, run=EVAL):
@@ -315,8 +319,5 @@ def recall(module, cache):
     if isinstance(cache, Inputs):
         _, cache = module.forward(*cache.inputs, run=cache.run._replace(again=True))
     if cache is None:
-        raise ValueError(
-            "nothing was kept for a backward pass; call forward with keep='all' or "
-            "keep='inputs'"
-        )
+        raise ValueError(NOTHING_KEPT)
     return cache

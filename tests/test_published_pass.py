@@ -97,7 +97,7 @@ def test_single_precision(variant, published_model, published_pass):
             mine = {t: q for q, t in enumerate(cache.proposals.top[i])}
             order = [mine.get(t) for t in full_cache.proposals.top[i]]
             both = [q for q, m in enumerate(order) if m is not None]
-            # tokens without a base box are interchangeable, and all others must be there
+            # tokens without a base box are interchangeable, all others must be there
             lost = set(full_cache.proposals.top[i]) - set(mine)
             assert full_cache.proposals.dropped[i][list(lost)].all()
             taken = [order[q] for q in both]

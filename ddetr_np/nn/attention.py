@@ -32,7 +32,7 @@ class MultiHeadAttention(Module):
         self.in_proj_weight = Param(init.xavier((3 * C, C)))
         self.in_proj_bias = Param(init.full(3 * C, 0))
         self.out_proj = Linear(*init.linear(C, C, xavier=True, bias=0))
-        self._dropout = Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def _projections(self):
         W = self.in_proj_weight.data.reshape(3, -1, self.in_proj_weight.data.shape[1])
@@ -58,7 +58,7 @@ class MultiHeadAttention(Module):
             y, cache = ops.linear.linear(a, W, b)
             heads.append(y.reshape(*y.shape[:2], self.M, -1))
             caches.append(cache)
-        drop = self._dropout
+        drop = self.dropout
         y, core = ops.attention.attention(*heads, drop.p, drop.key(run))
         y, output = self.out_proj.forward(y.reshape(z.shape))
         return y, MultiHeadAttentionCache(*caches, core, output)

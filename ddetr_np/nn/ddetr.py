@@ -8,7 +8,7 @@ from .. import ops
 from ..backend import get_xp
 from ..config import make_config
 from ..errors import InputError
-from ..module import KEEP, Module, Param, Run
+from ..module import KEEP, NOTHING_KEPT, Module, Param, Run
 from .decoder import Decoder
 from .encoder import Encoder
 from .heads import box_head, class_head
@@ -40,6 +40,25 @@ class Output(NamedTuple):
     proposal_boxes: Any = None
 
 
+class Held(NamedTuple):
+    """Choices and constants of one forward pass, to be held in another.
+
+    Finite differences need them: the derivative holds the choice of proposals, and the
+    blocked one also what the released code detaches.
+
+    Parameters
+    ----------
+    top : (N, Nq) int array or None
+        Tokens whose proposals go to the decoder.
+    p_hats : list of (N, Nq, 2 or 4) arrays or None
+        Each decoder layer's reference where it is blocked: the refined boxes, and the
+        proposals.
+    """
+
+    top: Any = None
+    p_hats: Any = None
+
+
 class Cache(NamedTuple):
     """What the backward pass and the views need of a forward pass."""
 
@@ -53,6 +72,18 @@ class Cache(NamedTuple):
     proposals: Any
     start: Any  # how the decoder's queries came about
     decoder: Any
+
+    def hold(self, block=True):
+        """Return what `forward(held=…)` holds of this pass.
+
+        Parameters
+        ----------
+        block : bool
+            As in `DeformableDETR.backward`: hold what is blocked there, or only the
+            choice of proposals.
+        """
+        top = None if self.proposals is None else self.proposals.top
+        return Held(top, self.decoder.p_hats if block else None)
 
 
 class QueryEmbedding(Module):
@@ -130,7 +161,9 @@ class DeformableDETR(Module):
     def _proposal_heads(self):
         return self.class_embed[-1], self.bbox_embed[-1]
 
-    def forward(self, images, mask=None, train=False, keep='all', step=0):
+    def forward(
+        self, images, mask=None, train=False, keep='all', step=0, held=None
+    ):
         """Detect.
 
         Parameters
@@ -146,6 +179,8 @@ class DeformableDETR(Module):
             computed again, bit for bit; or nothing.
         step : int
             With the model's seed, the key of dropout's random numbers.
+        held : Held or None
+            Of another pass (`Cache.hold`): choices and constants to keep.
 
         Returns
         -------
@@ -159,6 +194,7 @@ class DeformableDETR(Module):
         """
         images, mask = self._check(images, mask, keep)
         run = Run(train, self.seed, step)
+        held = held or Held()
         t = self.transformer
         features, backbone = self.backbone[0].body.forward(images, keep, run)
         maps, multi_scale = self._multi_scale.forward(features)
@@ -184,8 +220,9 @@ class DeformableDETR(Module):
                 t.enc_output,
                 t.enc_output_norm,
                 self._proposal_heads,
+                held.top,
             )
-        z, z_pos, p_hat, start = self._queries(len(images), proposals)
+        z, z_pos, p_hat, start = self._queries(len(images), proposals, held)
         logits, boxes, decoder = t.decoder.forward(
             z,
             z_pos,
@@ -197,6 +234,7 @@ class DeformableDETR(Module):
             self._layer_heads,
             keep,
             run,
+            held.p_hats,
         )
         out = Output(logits, boxes, proposal_logits, proposal_boxes)
         if keep == 'none':
@@ -244,7 +282,7 @@ class DeformableDETR(Module):
         return images.astype(self.dtype, copy=False), mask
 
     def _tokens(self, maps, masks):
-        """Flatten the levels: tokens and positions (N, S, C), padding (N, S) or None."""
+        """Return tokens and positions (N, S, C) of all levels, padding (N, S) or None."""
         xp = get_xp(maps[0])
         N, C = maps[0].shape[0], self.config.C
         x = xp.concatenate([m.reshape(N, -1, C) for m in maps], 1)
@@ -259,7 +297,7 @@ class DeformableDETR(Module):
         padding = xp.concatenate([m.reshape(N, -1) for m in masks], 1)
         return x, pos, padding if padding.any() else None
 
-    def _queries(self, N, proposals):
+    def _queries(self, N, proposals, held):
         """Content and position (N, Nq, C), reference (N, Nq, 2 or 4), and a cache."""
         t, C = self.transformer, self.config.C
         if proposals is None:
@@ -274,6 +312,8 @@ class DeformableDETR(Module):
             return z, z_pos, p_hat, (linear, p_hat)
         xp = get_xp(proposals.boxes)
         p_hat = xp.take_along_axis(proposals.boxes, proposals.top[..., None], 1)
+        if held.p_hats is not None:
+            p_hat = held.p_hats[0]
         pos, position = ops.position.box_position(p_hat, C)
         y, linear = t.pos_trans.forward(pos)
         y, norm = t.pos_trans_norm.forward(y)
@@ -298,7 +338,14 @@ class DeformableDETR(Module):
         Returns
         -------
         dimages : (N, H, W, 3) array or None
+
+        Raises
+        ------
+        ValueError
+            The forward pass kept nothing.
         """
+        if cache.start is None:
+            raise ValueError(NOTHING_KEPT)
         t = self.transformer
         dz, dpos, dp_hat, dmemory = t.decoder.backward(
             dout.logits, dout.boxes, cache.decoder, self._layer_heads, block

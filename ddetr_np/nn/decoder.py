@@ -1,4 +1,4 @@
-"""The decoder: queries attend to each other and to the memory, and refine boxes (A.4)."""
+"""The decoder: queries ask each other and the memory, and refine boxes (A.4)."""
 
 from typing import Any, NamedTuple
 
@@ -127,7 +127,18 @@ class Decoder(Module):
         self.refine = config.refine
 
     def forward(
-        self, z, pos, p_hat, memory, shapes, padding, valid_ratios, heads, keep, run
+        self,
+        z,
+        pos,
+        p_hat,
+        memory,
+        shapes,
+        padding,
+        valid_ratios,
+        heads,
+        keep='all',
+        run=EVAL,
+        held=None,
     ):
         """Decode.
 
@@ -145,6 +156,8 @@ class Decoder(Module):
             For each layer.
         keep : {'all', 'inputs', 'none'}
         run : Run
+        held : list of (N, Nq, 4) arrays or None
+            References of the layers, in place of the boxes refined in this pass.
 
         Returns
         -------
@@ -154,7 +167,9 @@ class Decoder(Module):
         """
         xp = get_xp(z)
         logits, boxes, layers, predictions, p_hats = [], [], [], [], []
-        for layer, head in zip(self.layers, heads, strict=True):
+        for d, (layer, head) in enumerate(zip(self.layers, heads, strict=True)):
+            if held is not None and self.refine and d > 0:
+                p_hat = held[d]
             p_hats.append(p_hat)
             reference = p_hat[:, :, None] * _scale(valid_ratios, p_hat)
             z, cache = forward_keeping(

@@ -1,4 +1,4 @@
-"""Multi-scale feature maps (A.2): C3–C5 to C channels each, and coarser maps on from C5."""
+"""Multi-scale feature maps (A.2): C3–C5 with C channels each, coarser ones from C5."""
 
 from ..backend import get_xp
 from ..module import Module
@@ -49,7 +49,7 @@ class MultiScale(Module):
         return features[-1] if l == n else maps[-1]
 
     def backward(self, dmaps, caches, need_dx=True):
-        """Add to the gradients; return the gradients of C2 … C5, None where there is none.
+        """Add to the gradients; return those of C2 … C5, None where there is none.
 
         Parameters
         ----------
@@ -90,7 +90,7 @@ def level_masks(mask, shapes):
     xp = get_xp(mask)
 
     def nearest(size, target):
-        # single precision, as published: it decides where the quotient is a whole number
+        # single precision, as published: it decides where the quotient is whole
         step = xp.float32(size) / xp.float32(target)
         index = xp.floor(xp.arange(target, dtype='float32') * step).astype(xp.intp)
         return xp.minimum(index, size - 1)

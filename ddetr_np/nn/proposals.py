@@ -58,7 +58,7 @@ class ProposalsCache(NamedTuple):
     top: Any  # (N, Nq) tokens, best first
 
 
-def propose(memory, guess, dropped, Nq, enc_output, norm, heads):
+def propose(memory, guess, dropped, Nq, enc_output, norm, heads, top=None):
     """Predict a box at every token and pick the best.
 
     Parameters
@@ -71,6 +71,8 @@ def propose(memory, guess, dropped, Nq, enc_output, norm, heads):
     Nq : int
     enc_output, norm : Module
     heads : (class_embed, bbox_embed)
+    top : (N, Nq) int array or None
+        Tokens to take whatever their logits.
 
     Returns
     -------
@@ -89,7 +91,8 @@ def propose(memory, guess, dropped, Nq, enc_output, norm, heads):
     delta, c4 = bbox_embed.forward(y)
     boxes, _ = ops.activation.sigmoid(delta + guess)
     # stable: of equals, the first token
-    top = xp.argsort(-logits[..., 0], axis=1, kind='stable')[:, :Nq]
+    if top is None:
+        top = xp.argsort(-logits[..., 0], axis=1, kind='stable')[:, :Nq]
     return logits, boxes, ProposalsCache(dropped, c1, c2, c3, c4, boxes, top)
 
 

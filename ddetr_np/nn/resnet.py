@@ -75,7 +75,9 @@ class Block(Module):
     frozen, frozen_norm : bool
     """
 
-    def __init__(self, I, planes, expansion, stride, dilation, init, frozen, frozen_norm):
+    def __init__(
+        self, I, planes, expansion, stride, dilation, init, frozen, frozen_norm
+    ):
         O = planes * expansion
 
         def conv(i, o, kernel, stride=1, dilation=1):
