@@ -112,7 +112,8 @@ def _font(pixels):
 def _place(d, box, boxes, line, size, taken):
     """Return (place, text, font, pad) of a label clear of all others, or None."""
     W, H = size
-    large = max(9, min(round(math.sqrt(W * H) / 38), H // 6))  # 9: the least one can read
+    # less than 9 pixels nobody can read
+    large = max(9, min(round(math.sqrt(W * H) / 38), H // 6))
     small = max(9, round(0.8 * large))
     for text, pixels in ((f'{d.name} {d.score:.2f}', large), (d.name, small)):
         font = _font(pixels)
