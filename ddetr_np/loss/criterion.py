@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..backend import get_xp
-from ..errors import NotFiniteError
+from ..errors import InputError, NotFiniteError
 from ..ops.boxes import cxcywh_to_xyxy, cxcywh_to_xyxy_backward
 from ..ops.losses import (
     giou,
@@ -129,9 +129,13 @@ class Criterion:
         """Check both arguments; return the stages in the order they were computed."""
         stages = _stages(out)
         first_not_finite(stages)
-        xp, dtype = get_xp(out.logits), out.boxes.dtype
-        targets = read_targets(targets, out.logits.shape[1], self.num_classes, dtype)
-        return stages, [Target(*map(xp.asarray, t)) for t in targets]
+        _, N, _, classes = out.logits.shape
+        if classes != self.num_classes:
+            raise InputError(
+                f'the prediction has {classes} classes, the criterion num_classes = '
+                f"{self.num_classes}; make it with the model's configuration"
+            )
+        return stages, read_targets(targets, N, classes, out.boxes.dtype)
 
     def _match(self, out, targets):
         layers = self._match_pictures(out.logits, out.boxes, targets)
@@ -156,50 +160,61 @@ class Criterion:
 
     def _stage(self, stage, targets, pairs, num_boxes):
         """Return one stage's {name: loss} and the gradients (dlogits, dboxes)."""
-        logits, boxes = stage.logits, stage.boxes
-        xp = get_xp(logits)
+        xp = get_xp(stage.logits)
         queries = xp.asarray(np.concatenate([q for q, _ in pairs]))
         pictures = xp.asarray(np.repeat(range(len(pairs)), [len(q) for q, _ in pairs]))
-        labels = xp.concatenate([t.labels[j] for t, (_, j) in zip(targets, pairs)])
-        aims = xp.concatenate([t.boxes[j] for t, (_, j) in zip(targets, pairs)])
+        chosen = [(t.labels[j], t.boxes[j]) for t, (_, j) in zip(targets, pairs)]
+        labels, aims = (xp.asarray(np.concatenate(a)) for a in zip(*chosen))
         matched = pictures, queries
-        scale = [w / num_boxes for w in self.weights]
 
-        positive = xp.zeros(logits.shape, bool)
-        positive[(*matched, labels)] = True
-        ce, cache = sigmoid_focal_loss(logits, positive, self.alpha, self.gamma)
-        dlogits = sigmoid_focal_loss_backward(scale[0], cache)
-
-        # their sums count each box once, so every box has the gradient 1
-        each = xp.ones(len(aims), boxes.dtype)
-        distance, sign = l1(boxes[matched], aims)
-        corners, other = cxcywh_to_xyxy(boxes[matched]), cxcywh_to_xyxy(aims)
-        overlap, cache = giou(corners, other)
-        dcorners, _ = giou_backward(-each, cache)  # of 1 − GIoU
-        dmatched = scale[1] * l1_backward(each[:, None], sign)[0]
-        dmatched += scale[2] * cxcywh_to_xyxy_backward(dcorners)
-        dboxes = xp.zeros_like(boxes)
-        dboxes[matched] = dmatched  # a query is matched once: no sum needed
-
-        values = {
-            'loss_ce': ce.sum() / num_boxes,
-            'loss_bbox': distance.sum() / num_boxes,
-            'loss_giou': (1 - overlap).sum() / num_boxes,
+        ce, dlogits = self._class_loss(stage.logits, matched, labels, num_boxes)
+        bbox, overlap, dboxes = self._box_losses(stage.boxes, matched, aims, num_boxes)
+        best = stage.logits.argmax(-1)
+        figures = {
+            'loss_ce': ce,
+            'loss_bbox': bbox,
+            'loss_giou': overlap,
+            'cardinality_error': cardinality_error(best, self.num_classes, targets),
         }
-        best = logits.argmax(-1)
-        values['cardinality_error'] = cardinality_error(best, logits.shape[-1], targets)
         if not stage.suffix:
-            right = (best[matched] == labels).mean() if len(labels) else 0
-            values['class_error'] = 100 * (1 - right)
-        values = {name + stage.suffix: float(v) for name, v in values.items()}
-        for name, value in values.items():
+            figures['class_error'] = class_error(best[matched], labels)
+        figures = {name + stage.suffix: float(v) for name, v in figures.items()}
+        for name, value in figures.items():
             if not math.isfinite(value):
                 raise NotFiniteError(
                     f'{name} is {value}, though the predictions of {stage.name} are '
                     'finite: they are too large for their precision; check the weights '
                     'or lower the learning rate'
                 )
-        return values, (dlogits, dboxes)
+        return figures, (dlogits, dboxes)
+
+    def _class_loss(self, logits, matched, labels, num_boxes):
+        """Return the focal loss of all queries and classes, and ∂total/∂logits."""
+        positive = get_xp(logits).zeros(logits.shape, bool)
+        positive[(*matched, labels)] = True
+        ce, cache = sigmoid_focal_loss(logits, positive, self.alpha, self.gamma)
+        dlogits = sigmoid_focal_loss_backward(self.weights.ce / num_boxes, cache)
+        return ce.sum() / num_boxes, dlogits
+
+    def _box_losses(self, boxes, matched, aims, num_boxes):
+        """Return L1 and 1 − GIoU of the matched boxes, and ∂total/∂boxes."""
+        xp = get_xp(boxes)
+        chosen = boxes[matched]
+        distance, sign = l1(chosen, aims)
+        overlap, cache = giou(cxcywh_to_xyxy(chosen), cxcywh_to_xyxy(aims))
+
+        each = xp.full(len(aims), 1 / num_boxes, boxes.dtype)
+        dchosen, _ = l1_backward(self.weights.bbox * each[:, None], sign)
+        dcorners, _ = giou_backward(-self.weights.giou * each, cache)
+        dboxes = xp.zeros_like(boxes)
+        # a query is matched once at most, so nothing needs to be summed
+        dboxes[matched] = dchosen + cxcywh_to_xyxy_backward(dcorners)
+        return distance.sum() / num_boxes, (1 - overlap).sum() / num_boxes, dboxes
+
+
+def class_error(best, labels):
+    """Return the percentage of labels (n,) that best (n,) misses; 100 of none."""
+    return 100 - 100 * (best == labels).mean() if len(labels) else 100.0
 
 
 def cardinality_error(best, num_classes, targets):

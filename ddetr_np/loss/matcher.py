@@ -52,7 +52,7 @@ def match_cost(logits, boxes, target, weights, alpha, gamma):
         One picture's.
     boxes : (..., Nq, 4) array
     target : Target
-        n labels and boxes, on the same device.
+        n labels and boxes, on the host.
     weights : Weights
     alpha, gamma : float
 
@@ -60,9 +60,11 @@ def match_cost(logits, boxes, target, weights, alpha, gamma):
     -------
     cost : (..., Nq, n) array
     """
-    a, b = boxes[..., :, None, :], target.boxes
+    xp = get_xp(logits)
+    a, b = boxes[..., :, None, :], xp.asarray(target.boxes)
     # only this picture's classes and targets: the rest of the batch is never matched
-    cost = weights.ce * focal_cost(logits[..., target.labels], alpha, gamma)
+    x = logits[..., xp.asarray(target.labels)]
+    cost = weights.ce * focal_cost(x, alpha, gamma)
     cost += weights.bbox * l1(a, b)[0].sum(-1)
     cost -= weights.giou * giou(cxcywh_to_xyxy(a), cxcywh_to_xyxy(b))[0]
     return cost

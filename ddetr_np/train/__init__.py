@@ -1,6 +1,7 @@
 """Training: optimisers and their schedules."""
 
-from .optim import SGD, AdamW, GroupRule
+from .groups import GroupRule
+from .optim import SGD, AdamW
 from .schedule import Cosine, StepLR, Warmup
 
 __all__ = ['SGD', 'AdamW', 'Cosine', 'GroupRule', 'StepLR', 'Warmup']

@@ -276,6 +276,11 @@ def test_targets_that_cannot_be_used(change, message):
         criterion()(prediction(), found)
 
 
+def test_classes_of_another_model():
+    with pytest.raises(InputError, match='5 classes, the criterion num_classes = 91'):
+        criterion(91)(prediction(), targets(2, 3))
+
+
 def test_targets_that_are_missing():
     with pytest.raises(InputError, match='1 targets for a batch of 2 pictures'):
         criterion()(prediction(), targets(2))
