@@ -92,13 +92,13 @@ def _reader(path):
             f'{path} is only a pointer of Git LFS, not the weights; fetch them with '
             '"git lfs pull" in that folder'
         )
-    if head.lstrip()[:9].lower() in (b'<!doctype', b'<html>'):
+    if head.lstrip().lower().startswith((b'<!doctype', b'<html')):
         raise InputError(f'{path} is a web page, not weights; download the file itself')
     if head.startswith(b'PK'):
         return _read_npz if _is_npz(path) else _read_pth
-    if path.suffix == '.safetensors':
+    if path.suffix.lower() == '.safetensors':
         return _read_safetensors
-    if head.startswith(b'\x80') or path.suffix in TORCH_SUFFIXES:
+    if head.startswith(b'\x80') or path.suffix.lower() in TORCH_SUFFIXES:
         return _read_pth
     raise InputError(
         f'{path} is no weights file: expected .safetensors, .npz or a file of '
@@ -111,8 +111,10 @@ def _is_npz(path):
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except DAMAGE:  # the reader will say what is wrong
-        return path.suffix == '.npz'
-    return bool(names) and all(name.endswith('.npy') for name in names)
+        return path.suffix.lower() == '.npz'
+    if not names:
+        return path.suffix.lower() == '.npz'
+    return all(name.endswith('.npy') for name in names)
 
 
 def _damaged(path, expected, error):
@@ -264,7 +266,7 @@ def _check_npz(path):
 
 def _read_folder(folder):
     if not (folder / 'config.json').is_file():
-        files = sorted(f.name for f in folder.iterdir() if f.suffix in SUFFIXES)
+        files = sorted(f.name for f in folder.iterdir() if f.suffix.lower() in SUFFIXES)
         way_out = f'; or name a weights file in it: {", ".join(files)}' if files else ''
         raise InputError(
             f'{folder} has no config.json: expected a folder as the Hugging Face hub '

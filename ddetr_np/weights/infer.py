@@ -9,7 +9,6 @@ from ..config import BACKBONES, BOTTLENECK, Config
 from ..errors import InputError
 from .names import BACKBONE, scheme
 
-HEADS = 8  # published; the weights give only the product M·L·K
 BODY = re.escape(BACKBONE)
 
 
@@ -40,14 +39,16 @@ def infer_config(tensors, metadata=None, **overrides):
     shapes = {name: np.shape(array) for name, array in tensors.items()}
     _check_kind(shapes)
     told = _told(metadata)
+    names = told.get('names') or ()
+    if not isinstance(names, (list, tuple)):
+        _refuse('names in the configuration', names, 'lists of names')
     known = {**Config().to_dict(), **told, **overrides}
     fields = {**told, **_sizes(shapes, known), **_backbone(shapes)}
+    if len(names) != fields.get('num_classes'):
+        fields.pop('names', None)  # of another model
     if 'refine' not in told:
         fields['refine'] = _has_refinement(tensors, fields)
     fields.update(overrides)
-    names = fields.get('names')
-    if 'names' not in overrides and names and len(names) != fields['num_classes']:
-        del fields['names']
     return Config.from_dict(fields)
 
 
@@ -104,12 +105,12 @@ def _sizes(shapes, known):
         for name in shapes
     )
     rows = _common(shapes, layer + r'\w+_attn\.attention_weights\.weight', 0, 2)
-    if rows:
-        M, L = known.get('M', HEADS), found.get('L', known['L'])
-        if rows % (M * L):
+    if rows and 'L' in found:
+        M, L = known['M'], found['L']
+        if type(M) is not int or M < 1 or rows % (M * L):
             raise InputError(
-                f'attention_weights has {rows} = M·L·K rows, with {L} levels; that is '
-                f'no multiple of M = {M} heads times L. Pass the number of heads, M='
+                f'attention_weights has {rows} = M·L·K rows, with L = {L} levels; they '
+                f'are no multiple of M·L with M = {M!r}. Pass the number of heads, M='
             )
         found['K'] = rows // (M * L)
     return found
@@ -187,11 +188,9 @@ def from_args(args):
     """
     if args.get('position_embedding') not in (None, 'sine', 'v2'):
         _refuse('args.position_embedding', args['position_embedding'], "'sine'")
-    points = {args.get('enc_n_points'), args.get('dec_n_points')} - {None}
-    if len(points) > 1:
-        _refuse(
-            'args.enc_n_points, args.dec_n_points', tuple(points), 'models with one K'
-        )
+    points = [args.get('enc_n_points'), args.get('dec_n_points')]
+    if None not in points and points[0] != points[1]:
+        _refuse('args.enc_n_points, args.dec_n_points', points, 'models with one K')
     names = {
         'nheads': 'M',
         'num_queries': 'Nq',
@@ -226,7 +225,7 @@ def from_transformers(config):
         if None not in pair and pair[0] != pair[1]:
             _refuse(
                 f'encoder_{what}, decoder_{what} in config.json',
-                tuple(pair),
+                pair,
                 'models with the same number in both',
             )
     names = {
@@ -265,9 +264,11 @@ def _dilation(config):
             _refuse(f'{name} in config.json', True, 'ResNets without it')
     basic = backbone.get('layer_type', 'bottleneck') == 'basic'
     width = backbone.get('embedding_size', 64)
+    if type(width) is not int:
+        _refuse('embedding_size in config.json', width, 'whole numbers')
     expected = [width * (1 if basic else 4) * factor for factor in (1, 2, 4, 8)]
     sizes = backbone.get('hidden_sizes', [256, 512, 1024, 2048])
-    if list(sizes) != expected:
+    if sizes != expected:
         _refuse('hidden_sizes in config.json', sizes, f'{expected} for its stem')
     return False  # transformers' own ResNet has no dilated form
 

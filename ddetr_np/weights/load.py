@@ -141,7 +141,8 @@ def _find(path):
     place = Path(path).expanduser()
     if place.exists():
         return place
-    if hub.is_name(path) and place.suffix not in SUFFIXES and not place.parent.exists():
+    is_file = place.suffix.lower() in SUFFIXES or place.parent.exists()
+    if hub.is_name(path) and not is_file:
         return hub.fetch(str(path))
     message = f'{path} does not exist'
     if place.parent.is_dir():
@@ -165,8 +166,8 @@ def _read_model(place, overrides):
     tensors = _published(place, tensors)
     if foreign:
         tensors = fill_tied_heads(tensors)
-    else:
-        metadata.pop('transformers', None)  # a config.json that is not this file's
+    elif metadata.get('transformers', {}).get('model_type') != 'deformable_detr':
+        metadata.pop('transformers', None)  # the config.json of something else
     _check_finite(place, tensors)
     try:
         return tensors, infer_config(tensors, metadata, **overrides)
@@ -196,7 +197,7 @@ def _check_finite(place, tensors):
 
 
 def _build(place, tensors, config, dtype):
-    # here, as nn and weights may not need each other to be imported
+    # here, so that tensors are read without importing the model
     from ..nn.ddetr import DeformableDETR
 
     model = DeformableDETR(config, dtype=dtype)

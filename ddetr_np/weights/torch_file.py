@@ -14,6 +14,7 @@ import io
 import math
 import mmap
 import struct
+import warnings
 import zipfile
 import zlib
 from typing import NamedTuple
@@ -67,7 +68,8 @@ def read_torch_file(path, pick):
         The file is damaged, of another kind, or names code.
     """
     try:
-        with open(path, 'rb') as file:
+        with open(path, 'rb') as file, warnings.catch_warnings():
+            warnings.simplefilter('ignore', DeprecationWarning)  # of escapes in text
             head = file.read(4)
             file.seek(0)
             form = _read_zip if head == b'PK\x03\x04' else _read_legacy

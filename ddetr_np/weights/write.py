@@ -22,7 +22,7 @@ def check_writable(path):
     path = Path(path).expanduser()
     if path.is_dir():
         raise InputError(f'{path} is a folder; give the name of a file')
-    if path.suffix not in SUFFIXES:
+    if path.suffix.lower() not in SUFFIXES:
         raise InputError(
             f'{path} should end in one of {", ".join(SUFFIXES)}, which says the format'
         )
@@ -55,12 +55,12 @@ def write_tensors(path, tensors, metadata=None):
     arrays = _contiguous(tensors)
     try:
         with replacing(path) as part:
-            if path.suffix == '.safetensors':
+            if path.suffix.lower() == '.safetensors':
                 # 'pt': the layouts are PyTorch's, and transformers asks for it
                 extra = {} if config is None else {'config': json.dumps(config)}
                 # not save_file: it would make a file that only its owner may read
                 part.write_bytes(save(arrays, {'format': 'pt', **extra}))
-            elif path.suffix == '.npz':
+            elif path.suffix.lower() == '.npz':
                 if config is not None:
                     arrays[NPZ_METADATA] = np.array(json.dumps({'config': config}))
                 np.savez(part, **arrays)
@@ -72,6 +72,8 @@ def write_tensors(path, tensors, metadata=None):
                     write_torch(file, root)
     except OSError as error:
         raise InputError(f'{path} cannot be written: {error.strerror}') from error
+    except TypeError as error:
+        raise InputError(f'{path} cannot be written: {error}; try .npz') from error
 
 
 def _contiguous(tensors):

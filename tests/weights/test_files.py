@@ -82,6 +82,8 @@ def test_unwritable_places(tmp_path):
         write_tensors(tmp_path / 'b' / 'a.npz', {'a': np.ones(3)})
     with pytest.raises(InputError, match='is a folder'):
         write_tensors(tmp_path, {'a': np.ones(3)})
+    with pytest.raises(InputError, match=r'no tensors of uint16; try \.npz'):
+        write_tensors(tmp_path / 'a.pth', {'a': np.ones(3, 'uint16')})
     assert not list(tmp_path.iterdir())
 
 

@@ -174,16 +174,16 @@ def test_config_json(official):
         ({'model_type': 'detr'}, "model_type in config.json is 'detr'"),
         ({'activation_function': 'gelu'}, "is 'gelu'; this package builds 'relu' only"),
         ({'position_embedding_type': 'learned'}, "'learned'"),
-        ({'decoder_n_points': 8}, r'decoder_n_points in config.json is \(4, 8\)'),
-        ({'decoder_attention_heads': 4}, r'attention_heads in config.json is \(8, 4\)'),
-        ({'decoder_ffn_dim': 4}, r'decoder_ffn_dim in config.json is \(1024, 4\)'),
+        ({'decoder_n_points': 8}, r'decoder_n_points in config.json is \[4, 8\]'),
+        ({'decoder_attention_heads': 4}, r'attention_heads in config.json is \[8, 4\]'),
+        ({'decoder_ffn_dim': 4}, r'decoder_ffn_dim in config.json is \[1024, 4\]'),
         ({'backbone': 'swin_tiny'}, "'swin_tiny'; this package builds resnet18"),
         ({'backbone_config': {'backbone': 'resnet50d'}}, "'resnet50d'"),
         ({'backbone_config': {'output_stride': 8}}, 'output_stride'),
         ({'backbone_config': {'model_type': 'swin'}}, "'swin'"),
         ({'backbone_config': RESNET | {'hidden_act': 'gelu'}}, 'hidden_act'),
         ({'backbone_config': RESNET | {'downsample_in_bottleneck': 1}}, 'downsample'),
-        ({'backbone_config': RESNET | {'embedding_size': 32}}, r'\[128, 256, 512, 1024'),
+        ({'backbone_config': RESNET | {'embedding_size': 32}}, r'\[128, 256, 512'),
         ({'backbone_config': 'resnet'}, 'an object'),
     ],
 )
@@ -217,3 +217,30 @@ def test_the_number_of_heads_must_divide(official):
         infer_config(official['multi_scale'], M=24)
     with pytest.raises(InputError, match='Nqq.*Nq'):
         infer_config(official['multi_scale'], Nqq=24)
+
+
+@pytest.mark.parametrize('kind', ['config', 'args', 'transformers', 'backbone'])
+def test_junk_beside_the_weights(official, kind):
+    """Any value in any place: a Config or an InputError."""
+    tensors = official['multi_scale']
+    args = {'nheads': 8, 'num_queries': 300, 'dilation': False, 'dropout': 0.1}
+    args |= {'with_box_refine': False, 'enc_n_points': 4, 'dec_n_points': 4}
+    args |= {'position_embedding': 'sine'}
+    sound = {
+        'config': Config(names=('a',) * 91).to_dict(),
+        'args': args,
+        'transformers': HF | {'id2label': {'0': 'a'}},
+        'backbone': RESNET,
+    }[kind]
+    refused = 0
+    for name in sound:
+        for junk in None, 'x', [1], {'a': 1}, {}, -1, 0, 1.5, True, 10**30, '':
+            fields = sound | {name: junk}
+            metadata = {kind: fields}
+            if kind == 'backbone':
+                metadata = {'transformers': HF | {'backbone_config': fields}}
+            try:
+                infer_config(tensors, metadata)
+            except InputError:
+                refused += 1
+    assert refused
