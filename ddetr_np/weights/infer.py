@@ -81,6 +81,7 @@ def _common(shapes, pattern, axis, rank):
 
 
 def _count(shapes, pattern):
+    # the patterns take two digits: no name may ask for a million layers
     found = [int(m[1]) for name in shapes if (m := re.match(pattern, name))]
     return max(found) + 1 if found else 0
 
@@ -91,15 +92,15 @@ def _sizes(shapes, known):
     any_head = r'(?:transformer\.decoder\.)?class_embed\.\d+\.'
     found = {
         'C': _common(shapes, layer + r'norm\d\.weight', 0, 1),
-        'L': _count(shapes, r'input_proj\.(\d+)\.'),
+        'L': _count(shapes, r'input_proj\.(\d\d?)\.'),
         'Nq': _common(shapes, r'query_embed\.weight', 0, 2),
         'num_classes': _common(shapes, any_head + 'weight', 0, 2),
         'ffn': _common(shapes, layer + r'linear1\.weight', 0, 2),
-        'decoder_layers': _count(shapes, r'transformer\.decoder\.layers\.(\d+)\.'),
+        'decoder_layers': _count(shapes, r'transformer\.decoder\.layers\.(\d\d?)\.'),
     }
     found['L'] = found['L'] or _common(shapes, r'transformer\.level_embed', 0, 2)
     found = {name: value for name, value in found.items() if value}
-    found['encoder_layers'] = _count(shapes, r'transformer\.encoder\.layers\.(\d+)\.')
+    found['encoder_layers'] = _count(shapes, r'transformer\.encoder\.layers\.(\d\d?)\.')
     found['two_stage'] = any(
         name.startswith(('transformer.enc_output', 'transformer.pos_trans'))
         for name in shapes
@@ -118,7 +119,7 @@ def _sizes(shapes, known):
 
 def _backbone(shapes):
     blocks = tuple(
-        _count(shapes, BODY + rf'layer{stage}\.(\d+)\.') for stage in (1, 2, 3, 4)
+        _count(shapes, BODY + rf'layer{stage}\.(\d\d?)\.') for stage in (1, 2, 3, 4)
     )
     bottleneck = any(
         re.fullmatch(BODY + r'layer\d\.\d+\.conv3\.weight', name) for name in shapes

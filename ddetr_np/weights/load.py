@@ -200,7 +200,12 @@ def _build(place, tensors, config, dtype):
     # here, so that tensors are read without importing the model
     from ..nn.ddetr import DeformableDETR
 
-    model = DeformableDETR(config, dtype=dtype)
+    try:
+        model = DeformableDETR(config, dtype=dtype)
+    except MemoryError:
+        raise InputError(
+            f'{place}: a model of these sizes does not fit into memory: {config}'
+        ) from None
     _load(place, model, tensors)
     return model
 

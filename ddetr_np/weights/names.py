@@ -20,15 +20,15 @@ RESNET = [
     (r'\.shortcut\.convolution\.', '.downsample.0.'),
     (r'\.shortcut\.normalization\.', '.downsample.1.'),
     (
-        r'\.layer\.(\d+)\.convolution\.',
+        r'\.layer\.(\d)\.convolution\.',
         lambda m: f'.conv{int(m[1]) + 1}.',
     ),
     (
-        r'\.layer\.(\d+)\.normalization\.',
+        r'\.layer\.(\d)\.normalization\.',
         lambda m: f'.bn{int(m[1]) + 1}.',
     ),
     (
-        r'^encoder\.stages\.(\d+)\.layers\.',
+        r'^encoder\.stages\.(\d)\.layers\.',
         lambda m: f'layer{int(m[1]) + 1}.',
     ),
 ]
@@ -161,10 +161,10 @@ def fill_tied_heads(tensors):
     dict of str → array
     """
     result = dict(tensors)
-    heads = _indices(tensors, r'(?:transformer\.decoder\.)?bbox_embed\.(\d+)\.')
-    layers = _indices(tensors, r'transformer\.decoder\.layers\.(\d+)\.')
+    heads = _indices(tensors, r'(?:transformer\.decoder\.)?bbox_embed\.(\d\d?)\.')
+    layers = _indices(tensors, r'transformer\.decoder\.layers\.(\d\d?)\.')
     for kind in 'class_embed', 'bbox_embed':
-        have = _indices(tensors, rf'(?:transformer\.decoder\.)?{kind}\.(\d+)\.')
+        have = _indices(tensors, rf'(?:transformer\.decoder\.)?{kind}\.(\d\d?)\.')
         if have == {0}:
             first = [name for name in tensors if f'{kind}.0.' in name]
             for i in sorted((heads | layers) - {0}):

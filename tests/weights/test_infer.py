@@ -244,3 +244,11 @@ def test_junk_beside_the_weights(official, kind):
             except InputError:
                 refused += 1
     assert refused
+
+
+def test_names_that_ask_for_endless_layers(official):
+    tensors = dict(official['refine'])
+    part = 'transformer.{}coder.layers'
+    for stem in part.format('de'), part.format('en'), 'input_proj':
+        tensors[f'{stem}.{"9" * 5000}.norm1.weight'] = np.zeros(256)
+    assert infer_config(tensors) == VARIANTS['refine']
