@@ -6,8 +6,14 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from ddetr_np.testing import check_case, operation, run_backward, run_forward
-from ddetr_np.testing_cases import CASES, cases
+from ddetr_np.testing import (
+    CASES,
+    cases,
+    check_case,
+    operation,
+    run_backward,
+    run_forward,
+)
 
 EVERY_CASE = [
     pytest.param(name, case, id=f'{name}: {case.label}')

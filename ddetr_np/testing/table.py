@@ -1,6 +1,12 @@
-"""The table of cases, and inputs that keep away from kinks."""
+"""The table of cases, and inputs that keep away from kinks.
+
+To add an operation, write a builder that yields `Case`s in the file it belongs to and
+decorate it with the operation's name; a test asks for one for every `*_backward` in
+`ops`.
+"""
 
 import zlib
+from typing import NamedTuple
 
 import numpy as np
 
@@ -9,6 +15,39 @@ from ..config import Config
 SMALL = Config(  # odd sizes, all different, so that no two axes can be mistaken
     C=24, M=3, L=2, K=5, Nq=7, ffn=10, num_classes=4, encoder_layers=1, decoder_layers=1
 )
+
+
+class Case(NamedTuple):
+    """An operation with inputs to check it at.
+
+    Parameters
+    ----------
+    label : str
+        What is particular about it.
+    inputs : dict
+        Name → float64 array: the arguments that have gradients, and only those.
+    settings : dict
+        The other arguments, by name.
+    returns : tuple of str or None
+        Whose gradients the backward returns, in order: names of inputs, None where the
+        answer must be None; a name that is no input is returned, but not checked. All
+        inputs in their order if not given.
+    backward : dict
+        Keywords of the backward (`need_dx`).
+    """
+
+    label: str
+    inputs: dict
+    settings: dict = {}
+    returns: tuple | None = None
+    backward: dict = {}
+
+    @property
+    def order(self):
+        """`returns`, filled in."""
+        return tuple(self.inputs) if self.returns is None else self.returns
+
+
 CASES = {}  # 'module.function' → builder(rng, config)
 
 

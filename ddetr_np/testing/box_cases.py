@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from ..testing import Case
-from .table import cases_of, distinct, off_zero
+from .table import Case, cases_of, distinct, off_zero
 
 
 @cases_of('boxes.box_from_reference')

@@ -3,8 +3,7 @@
 import numpy as np
 
 from ..ops.ms_deform_attn import sampling_locations
-from ..testing import Case
-from .table import cases_of, level_shapes, normal, off_pixels
+from .table import Case, cases_of, level_shapes, normal, off_pixels
 
 
 @cases_of('attention.attention')

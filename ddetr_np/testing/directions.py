@@ -10,13 +10,12 @@ that is not smooth (a pixel's border, the zero of a ReLU, a tie of a maximum) is
 behind, or found out and reported as a kink. Work in float64.
 """
 
-import importlib
 import math
 from typing import NamedTuple
 
 import numpy as np
 
-from .backend import get_xp
+from ..backend import get_xp
 
 TOLERANCE = 1e-6
 STEP = 2.0**-8
@@ -191,122 +190,3 @@ def check_gradients(
         analytic = float((gradient * v).sum())
         checks.append(check_direction(along, dy, analytic, name, argument, tol, step))
     return checks
-
-
-class Case(NamedTuple):
-    """An operation with inputs to check it at.
-
-    Parameters
-    ----------
-    label : str
-        What is particular about it.
-    inputs : dict
-        Name → float64 array: the arguments that have gradients, and only those.
-    settings : dict
-        The other arguments, by name.
-    returns : tuple of str or None
-        Whose gradients the backward returns, in order: names of inputs, None where the
-        answer must be None; a name that is no input is returned, but not checked. All
-        inputs in their order if not given.
-    backward : dict
-        Keywords of the backward (`need_dx`).
-    """
-
-    label: str
-    inputs: dict
-    settings: dict = {}
-    returns: tuple | None = None
-    backward: dict = {}
-
-    @property
-    def order(self):
-        """`returns`, filled in."""
-        return tuple(self.inputs) if self.returns is None else self.returns
-
-
-def operation(name):
-    """Return (forward, backward) of an operation in `ops`, as 'module.function'."""
-    module, function = name.rsplit('.', 1)
-    module = importlib.import_module(f'.ops.{module}', __package__)
-    return getattr(module, function), getattr(module, f'{function}_backward')
-
-
-def run_forward(forward, case, **inputs):
-    """Return y, and the cache in a tuple, which is empty where there is none."""
-    result = forward(**{**case.inputs, **inputs}, **case.settings)
-    return (result[0], result[1:2]) if isinstance(result, tuple) else (result, ())
-
-
-def run_backward(backward, case, dy, cache):
-    """Return {input: gradient}.
-
-    Raises
-    ------
-    ValueError
-        The backward returns other gradients than the case says.
-    """
-    result = backward(dy, *cache, **case.backward)
-    result = result if isinstance(result, tuple) else (result,)
-    expected = [name is not None for name in case.order]
-    if [g is not None for g in result] != expected:
-        raise ValueError(
-            f'{backward.__name__} returned {len(result)} values of which '
-            f'{sum(g is not None for g in result)} are gradients; '
-            f'expected {case.order}'
-        )
-    return {name: g for name, g in zip(case.order, result) if name in case.inputs}
-
-
-def check_case(name, case, backward=None, seed=0, tol=TOLERANCE):
-    """Check one case of an operation.
-
-    Parameters
-    ----------
-    name : str
-        'module.function' in `ops`.
-    case : Case
-    backward : callable, optional
-        Checked in place of the operation's own.
-    seed : int
-    tol : float
-
-    Returns
-    -------
-    list of GradientCheck
-        One for each gradient.
-    """
-    forward, own = operation(name)
-    y, cache = run_forward(forward, case)
-    dy = np.random.default_rng([seed, 1]).standard_normal(y.shape)
-    dy = get_xp(y).asarray(dy)
-    gradients = run_backward(backward or own, case, dy, cache)
-
-    def function(**inputs):
-        return run_forward(forward, case, **inputs)[0]
-
-    label = f'{name}: {case.label}'
-    return check_gradients(function, case.inputs, gradients, dy, label, seed, tol)
-
-
-def check_operations(config=None, names=None, seed=0, tol=TOLERANCE):
-    """Check every operation that has a backward, at the sizes of a configuration.
-
-    Parameters
-    ----------
-    config : Config, optional
-        Its C, M, L, K, Nq, ffn and num_classes are used; small odd ones if not given.
-    names : iterable of str, optional
-        Only these operations, as 'module.function'.
-    seed : int
-        Of inputs and directions.
-    tol : float
-
-    Yields
-    ------
-    GradientCheck
-    """
-    from .testing_cases import CASES, cases
-
-    for name in CASES if names is None else names:
-        for case in cases(name, config, seed):
-            yield from check_case(name, case, seed=seed, tol=tol)

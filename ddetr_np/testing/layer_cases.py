@@ -3,8 +3,7 @@
 import numpy as np
 
 from ..ops.conv import conv2d
-from ..testing import Case
-from .table import cases_of, distinct, normal, off_zero
+from .table import Case, cases_of, distinct, normal, off_zero
 
 
 @cases_of('linear.linear')
