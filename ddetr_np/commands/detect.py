@@ -64,7 +64,7 @@ def detect(
     from rich.console import Console
     from rich.progress import Progress
 
-    from ..data.pictures import resized_size
+    from ..data.prepare import resized_size
     from ..errors import InputError
     from ..evaluate.detection import check_numbers
     from ..weights import load_model

@@ -10,7 +10,8 @@ from PIL import Image
 
 from ..backend import get_xp
 from ..data import coco
-from ..data.pictures import normalise, pad_batch, read_picture, resize
+from ..data.pictures import read_picture
+from ..data.prepare import normalise, pad_batch, resize
 from ..errors import InputError
 from .postprocess import postprocess
 

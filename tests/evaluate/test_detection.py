@@ -7,7 +7,7 @@ from PIL import Image
 
 from ddetr_np import build_model, detect
 from ddetr_np.config import Config
-from ddetr_np.data.pictures import normalise, pad_batch, resize
+from ddetr_np.data.prepare import normalise, pad_batch, resize
 from ddetr_np.errors import InputError
 from ddetr_np.evaluate.detection import Detections, class_name
 from ddetr_np.evaluate.postprocess import postprocess
