@@ -282,7 +282,7 @@ class DeformableDETR(Module):
         return images.astype(self.dtype, copy=False), mask
 
     def _tokens(self, maps, masks):
-        """Return tokens and positions (N, S, C) of all levels, padding (N, S) or None."""
+        """Return tokens and positions (N, S, C), and padding (N, S) or None."""
         xp = get_xp(maps[0])
         N, C = maps[0].shape[0], self.config.C
         x = xp.concatenate([m.reshape(N, -1, C) for m in maps], 1)
