@@ -257,7 +257,7 @@ def test_every_gradient_is_autograds(variant):
 
 
 def forward_all(model, pixels, valid):
-    """Return transformers' outputs with every decoder layer's logits and boxes (A.3)."""
+    """Return transformers' outputs, and every decoder layer's logits and boxes."""
     outputs = model(pixels, valid)
     classes, boxes = [], []
     for d in range(outputs.intermediate_hidden_states.shape[1]):

@@ -130,11 +130,13 @@ class DeformableDETR(Module):
     dtype : {'float32', 'float64'}
     seed : int
         Of the initial weights and of dropout.
+    empty : bool
+        Draw no weights: they are about to be loaded.
     """
 
-    def __init__(self, config, dtype='float32', seed=0):
+    def __init__(self, config, dtype='float32', seed=0, empty=False):
         self.config, self.seed, self.dtype = config, seed, np.dtype(dtype)
-        init = Init(seed, dtype)
+        init = Init(None if empty else seed, dtype)
         self.transformer = Transformer(config, init)
         self.class_embed, self.bbox_embed = _heads(config, init)
         # the published names of shared modules

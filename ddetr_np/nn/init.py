@@ -10,16 +10,19 @@ class Init:
 
     Parameters
     ----------
-    seed : int
+    seed : int or None
+        None leaves zeros where numbers would be drawn: weights are about to be loaded.
     dtype : {'float32', 'float64'}
     """
 
     def __init__(self, seed=0, dtype='float32'):
-        self.rng = np.random.default_rng(seed)
+        self.rng = None if seed is None else np.random.default_rng(seed)
         self.dtype = np.dtype(dtype)
 
     def uniform(self, shape, bound):
         """Return values in [−bound, bound)."""
+        if self.rng is None:
+            return np.zeros(shape, self.dtype)
         u = self.rng.random(shape, self.dtype)
         u *= 2 * bound
         u -= bound
@@ -27,6 +30,8 @@ class Init:
 
     def normal(self, shape, std=1.0):
         """Return normal values of mean 0."""
+        if self.rng is None:
+            return np.zeros(shape, self.dtype)
         n = self.rng.standard_normal(shape, self.dtype)
         n *= std
         return n

@@ -201,7 +201,7 @@ def _build(place, tensors, config, dtype):
     from ..nn.ddetr import DeformableDETR
 
     try:
-        model = DeformableDETR(config, dtype=dtype)
+        model = DeformableDETR(config, dtype=dtype, empty=True)
     except MemoryError:
         raise InputError(
             f'{place}: a model of these sizes does not fit into memory: {config}'
