@@ -8,6 +8,7 @@ here, so that `ops` never imports `fast`; `plain()` switches them off.
 import contextlib
 import contextvars
 import functools
+import importlib
 import sys
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy as np
 from .errors import InputError
 
 _twins = {}  # (operation, library) -> function
+_loaded = []  # holds True once `fast` has been imported
 _plain = contextvars.ContextVar('plain', default=False)
 
 
@@ -81,6 +83,21 @@ def _cuda(device):
     return cupy, index
 
 
+def gpus():
+    """Return [(name, bytes of memory)] of the GPUs that CuPy sees.
+
+    Raises
+    ------
+    Exception
+        ImportError, or whatever a half-installed CUDA raises.
+    """
+    import cupy
+
+    runtime = cupy.cuda.runtime
+    found = (runtime.getDeviceProperties(i) for i in range(runtime.getDeviceCount()))
+    return [(p['name'].decode(), p['totalGlobalMem']) for p in found]
+
+
 def scatter_add(target, rows, values):
     """Add `values` to `target[rows]`, in place; rows may repeat.
 
@@ -110,9 +127,9 @@ def replaceable(operation):
 
     @functools.wraps(operation)
     def call(*args, **kwargs):
-        if _twins and not _plain.get():
+        if not _plain.get():
             xp = get_xp(*_arrays((*args, *kwargs.values())))
-            twin = _twins.get((key, xp.__name__))
+            twin = twins().get((key, xp.__name__))
             if twin is not None:
                 return twin(*args, **kwargs)
         return operation(*args, **kwargs)
@@ -132,7 +149,7 @@ def _arrays(args):
 
 
 def twin(operation, library='numpy'):
-    """Register the decorated function as the quicker twin of a replaceable operation."""
+    """Register the decorated function as the twin of a replaceable operation."""
 
     def register(function):
         _twins[operation.key, library] = function
@@ -142,8 +159,14 @@ def twin(operation, library='numpy'):
 
 
 def twins():
-    """Return the registered twins: {(operation, library): function}."""
-    return dict(_twins)
+    """Return the registered twins: {(operation, library): function}.
+
+    The first call imports them, so that importing the package stays quick.
+    """
+    if not _loaded:
+        importlib.import_module('.fast', __package__)
+        _loaded.append(True)
+    return _twins
 
 
 @contextlib.contextmanager

@@ -157,12 +157,10 @@ def _gpu():
         return
     yield 'CuPy', version, None
     try:
-        import cupy
+        from ..backend import gpus
 
-        for i in range(cupy.cuda.runtime.getDeviceCount()):
-            properties = cupy.cuda.runtime.getDeviceProperties(i)
-            memory = properties['totalGlobalMem'] / 2**30
-            yield f'cuda:{i}', f'{properties["name"].decode()}, {memory:.0f} GiB', None
+        for i, (name, memory) in enumerate(gpus()):
+            yield f'cuda:{i}', f'{name}, {memory / 2**30:.0f} GiB', None
     except Exception as error:  # whatever a half-installed CUDA raises is the finding
         yield 'GPU', f'not usable: {error}', None
 

@@ -5,7 +5,7 @@ from ..backend import get_xp, replaceable
 
 @replaceable
 def relu(x):
-    """y = max(x, 0)."""
+    """y = max(x, 0), of x (...); y is its own cache."""
     y = get_xp(x).maximum(x, 0)
     return y, y
 
@@ -42,7 +42,10 @@ def softmax_backward(dA, A):
 
 
 def sigmoid(x):
-    """σ(x) = 1 / (1 + exp(−x)), without overflow; σ(±∞) is exact. Its own cache."""
+    """σ(x) = 1 / (1 + exp(−x)) of x (...), without overflow; σ(±∞) is exact.
+
+    Its own cache.
+    """
     xp = get_xp(x)
     e = xp.exp(-xp.abs(x))  # in [0, 1]
     y = xp.where(x >= 0, 1, e) / (1 + e)
@@ -62,12 +65,12 @@ def inverse_sigmoid(p, eps=INVERSE_SIGMOID_EPS):
 
     Parameters
     ----------
-    p : array
+    p : (...) array
         In [0, 1]; what lies outside is held at the border.
 
     Returns
     -------
-    x : array
+    x : (...) array
     cache
     """
     xp = get_xp(p)

@@ -56,12 +56,12 @@ def cxcywh_to_xyxy(box):
 
 
 def cxcywh_to_xyxy_backward(dxyxy):
-    """Return dbox (..., 4): centre = sum of both corners, size = half their difference."""
+    """Return dbox (..., 4): centre: both corners' sum; size: half their difference."""
     low, high = dxyxy[..., :2], dxyxy[..., 2:]
     return get_xp(dxyxy).concatenate([low + high, (high - low) / 2], -1)
 
 
 def xyxy_to_cxcywh(box):
-    """(x0, y0, x1, y1) → (cx, cy, w, h), over the last axis."""
+    """(x0, y0, x1, y1) → (cx, cy, w, h), over the last axis of box (..., 4)."""
     low, high = box[..., :2], box[..., 2:]
     return get_xp(box).concatenate([(low + high) / 2, high - low], -1)

@@ -110,7 +110,7 @@ class ConvNormCache(NamedTuple):
 def conv_norm_relu(
     x, W, scale, shift, residual=None, relu=True, stride=1, padding=0, dilation=1
 ):
-    """y = ReLU(scale ⊙ conv(x, W) + shift + residual): a frozen batch norm's affine map.
+    """y = ReLU(scale ⊙ conv(x, W) + shift + residual): conv and frozen batch norm.
 
     Parameters
     ----------

@@ -19,7 +19,7 @@ def dropout(x, p, key):
 
     Parameters
     ----------
-    x : array
+    x : (...) array
     p : float
         In [0, 1).
     key : (int, int, int) or None
@@ -27,7 +27,7 @@ def dropout(x, p, key):
 
     Returns
     -------
-    y : array
+    y : (...) array
     cache
         The key, not the mask.
     """

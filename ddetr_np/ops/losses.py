@@ -26,7 +26,7 @@ def sigmoid_focal_loss(x, target, alpha=0.25, gamma=2.0):
 
     Parameters
     ----------
-    x : array
+    x : (...) array
         Logits, of any finite size.
     target : bool array, shaped like x
     alpha : float
@@ -79,7 +79,7 @@ def l1(a, b):
 
     Parameters
     ----------
-    a, b : arrays that broadcast
+    a, b : (...) arrays that broadcast
 
     Returns
     -------

@@ -133,7 +133,7 @@ def running_batch_norm(x, weight, bias, mean, var, eps=EPS):
 
 
 def running_batch_norm_backward(dy, cache):
-    """Return dx (N, H, W, C), dweight (C,), dbias (C,); the statistics are constants."""
+    """Return dx (N, H, W, C), dweight (C,), dbias (C,); statistics are constants."""
     x_hat, inv, weight = cache
     return dy * (weight * inv), (dy * x_hat).sum((0, 1, 2)), dy.sum((0, 1, 2))
 

@@ -57,7 +57,7 @@ def max_pool(x, kernel=3, stride=2, padding=1):
 
 @replaceable
 def max_pool_backward(dy, cache):
-    """Each window's gradient goes to the pixel it came from; returns dx (N, H, W, C)."""
+    """Each window's gradient goes to the pixel it came from: dx (N, H, W, C)."""
     xp = get_xp(dy)
     (H, W), p = cache.size, cache.padding
     N, C = dy.shape[0], dy.shape[-1]

@@ -15,7 +15,7 @@ BLOCK_GPU = 1 << 22  # a launch has its price: fewer, larger pieces
 
 @replaceable
 def sum_of_squares(a):
-    """Σ a² as () float64 array, summed in double precision; a NaN in `a` shows."""
+    """Σ a² of a (...), a () float64 array summed so; a NaN in `a` shows."""
     xp = get_xp(a)
     total = xp.zeros((), 'float64')
     for (block,) in _blocks(a):
