@@ -29,7 +29,7 @@ def corners(loc, H, W):
     x0, y0 = xp.floor(x), xp.floor(y)
     x -= x0  # fractions, in [0, 1); not a number stays so, and shows in the result
     y -= y0
-    x0, y0 = (xp.nan_to_num(a).astype(xp.intp) for a in (x0, y0))
+    x0, y0 = (xp.nan_to_num(a, nan=-2).astype(xp.intp) for a in (x0, y0))
     for j in (0, 1):
         for i in (0, 1):
             column, row = x0 + i, y0 + j

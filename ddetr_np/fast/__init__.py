@@ -1,0 +1,9 @@
+"""Quicker twins of the operations in `ops`, registered when this is imported.
+
+Same arguments, same results within rounding, same caches. For NumPy here; nothing is
+compiled. See `docs/benchmarks.md` for what each brings.
+"""
+
+from . import ms_deform_attn
+
+__all__ = ['ms_deform_attn']

@@ -1,0 +1,232 @@
+"""One pool of threads for what is cut into tiles.
+
+Tiles are a function of the arrays' shapes alone and write to places of their own, so
+that the number of threads changes the time and not one bit of the result. While tiles
+run, the BLAS has one thread: its own would fight the pool for the cores.
+"""
+
+import contextlib
+import contextvars
+import itertools
+import os
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from threadpoolctl import ThreadpoolController
+
+from .errors import InputError
+
+_busy = contextvars.ContextVar('busy', default=False)
+_scratch = threading.local()
+
+
+class _Pool:
+    """The executor and its size; made anew after a fork, which copies no threads."""
+
+    def __init__(self, size=None):
+        self.size = size
+        self.executor = None
+        self.lock = threading.Lock()
+
+
+class _Blas:
+    """The BLAS's own threads, held at one while anybody's tiles run."""
+
+    def __init__(self):
+        self.libraries = None
+        self.before = []
+        self.users = 0
+        self.lock = threading.Lock()
+
+    def __enter__(self):
+        with self.lock:
+            if self.libraries is None:  # looking through the process takes milliseconds
+                found = ThreadpoolController().select(user_api='blas')
+                self.libraries = found.lib_controllers
+            if self.users == 0:
+                self.before = [b.get_num_threads() for b in self.libraries]
+                self._set([1] * len(self.before))
+            self.users += 1
+
+    def __exit__(self, *error):
+        with self.lock:
+            self.users -= 1
+            if self.users == 0:
+                self._set(self.before)
+
+    def _set(self, numbers):
+        for library, n in zip(self.libraries, numbers):
+            library.set_num_threads(n)
+
+
+_pool = _Pool()
+_blas = _Blas()
+
+
+def _after_fork():
+    # the parent's other threads, and the locks they may hold, are not here
+    global _pool, _blas
+    if _blas.users:
+        _blas._set(_blas.before)
+    _pool, _blas = _Pool(_pool.size), _Blas()
+    _busy.set(False)
+
+
+if hasattr(os, 'register_at_fork'):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def get_threads():
+    """Return the number of threads, the caller's among them.
+
+    That is what `set_threads` was told, else `DDETR_NP_THREADS`, else the number of
+    cores this process may use; 1 in a browser, where no thread can start.
+
+    Raises
+    ------
+    InputError
+        `DDETR_NP_THREADS` is no number above 0.
+    """
+    if _pool.size is None:
+        _pool.size = _default()
+    return _pool.size
+
+
+def _default():
+    if sys.platform == 'emscripten':
+        return 1
+    asked = os.environ.get('DDETR_NP_THREADS', '').strip()
+    if asked:
+        if not asked.isdecimal() or int(asked) < 1:
+            raise InputError(
+                f'DDETR_NP_THREADS is {asked!r}; expected a number, 1 or more'
+            )
+        return int(asked)
+    if hasattr(os, 'sched_getaffinity'):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def set_threads(n=None):
+    """Set the number of threads.
+
+    Parameters
+    ----------
+    n : int or None
+        1 or more; None goes back to the default of `get_threads`.
+
+    Raises
+    ------
+    InputError
+        `n` is less than 1 or no integer.
+    """
+    global _pool
+    if n is not None and (isinstance(n, bool) or not hasattr(n, '__index__') or n < 1):
+        raise InputError(f'threads is {n!r}; expected a number of threads, 1 or more')
+    old, _pool = _pool, _Pool(None if n is None else int(n))
+    if old.executor is not None:
+        old.executor.shutdown(wait=False)  # what it runs is run to its end
+
+
+@contextlib.contextmanager
+def limit(n):
+    """Use `n` threads within the block."""
+    before = _pool.size
+    set_threads(n)
+    try:
+        yield
+    finally:
+        set_threads(before)
+
+
+def run(function, tasks):
+    """Call `function(task)` for each task, on the pool's threads and the caller's.
+
+    Tasks are taken in order but end in any; each must write to places of its own.
+    Inside a task, another `run` is serial. Tasks see the caller's context variables.
+
+    Parameters
+    ----------
+    function : callable
+    tasks : sequence
+
+    Raises
+    ------
+    Exception
+        The first that a task raised; the tasks not yet begun are left out.
+    """
+    if _busy.get():
+        for task in tasks:
+            function(task)
+        return
+    token = _busy.set(True)
+    try:
+        with _blas:
+            _share(function, tasks)
+    finally:
+        _busy.reset(token)
+
+
+def _share(function, tasks):
+    tickets = itertools.count()  # next() is atomic: each task is taken once
+    errors = []
+
+    def work():
+        for i in tickets:
+            if i >= len(tasks) or errors:
+                return
+            try:
+                function(tasks[i])
+            except BaseException as error:
+                errors.append(error)
+
+    helpers = [_submit(work) for _ in range(min(get_threads(), len(tasks)) - 1)]
+    work()
+    for helper in helpers:
+        if helper is not None:
+            helper.result()
+    if errors:
+        raise errors[0]
+
+
+def _submit(work):
+    """Start a helper; None where threads cannot start, and the caller does all."""
+    pool = _pool
+    try:
+        with pool.lock:
+            if pool.executor is None:
+                pool.executor = ThreadPoolExecutor(get_threads(), 'ddetr_np')
+        return pool.executor.submit(contextvars.copy_context().run, work)
+    except RuntimeError:
+        if pool is _pool:  # else another thread has changed the pool meanwhile
+            pool.size = 1
+        return None
+
+
+def tiles(n, size):
+    """Return slices of at most `size` that cover range(n)."""
+    size = max(1, int(size))
+    return [slice(i, min(i + size, n)) for i in range(0, n, size)]
+
+
+def scratch(name, shape, dtype):
+    """Return an array of this thread's own, its contents undefined.
+
+    The memory is kept and handed out again for the same name: pages fresh from the
+    system cost more than many a tile's arithmetic.
+
+    Parameters
+    ----------
+    name : str
+        Two arrays in use at once need two names.
+    shape : tuple of int
+    dtype : dtype
+    """
+    dtype = np.dtype(dtype)
+    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    buffers = vars(_scratch)
+    if name not in buffers or buffers[name].size < size:
+        buffers[name] = np.empty(max(size, 1), np.uint8)
+    return buffers[name][:size].view(dtype).reshape(shape)
