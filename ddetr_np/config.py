@@ -98,7 +98,8 @@ class Config:
         # sine positions: C/2 channels for each axis, sines and cosines in pairs
         self._need(self.C % 4 == 0, 'C', 'a multiple of 4 for the sine positions')
         if self.init == 'paper':
-            self._need(self.M == 8, 'M', "8 for init='paper': A.4 lists eight directions")
+            eight = "8 for init='paper': A.4 lists eight directions"
+            self._need(self.M == 8, 'M', eight)
         if self.dilation:
             self._need(
                 self.backbone in BOTTLENECK,
@@ -115,13 +116,15 @@ class Config:
     def _check_types(self):
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if hasattr(value, 'item'):  # a NumPy scalar
+            if getattr(value, 'ndim', None) == 0:  # a NumPy scalar
                 value = value.item()
                 object.__setattr__(self, field.name, value)
             if field.type is float and type(value) is int:
                 object.__setattr__(self, field.name, float(value))
             elif field.name == 'names':
                 if value is not None:
+                    several = not isinstance(value, str) and hasattr(value, '__iter__')
+                    self._need(several, 'names', 'a list of names, or None')
                     object.__setattr__(self, 'names', tuple(map(str, value)))
             else:
                 wanted = field.type.__name__
@@ -129,7 +132,8 @@ class Config:
 
     def _need(self, holds, name, expected):
         if not holds:
-            raise InputError(f'{name} is {getattr(self, name)!r}; it must be {expected}')
+            value = getattr(self, name)
+            raise InputError(f'{name} is {value!r}; it must be {expected}')
 
     @property
     def Cv(self):
@@ -138,7 +142,7 @@ class Config:
 
     @property
     def groups(self):
-        """Groups of the projections' GroupNorm: 32, or the next smaller divisor of C."""
+        """Groups of the projections' GroupNorm: 32, or the next divisor of C below."""
         return next(g for g in range(min(32, self.C), 0, -1) if self.C % g == 0)
 
     @property
