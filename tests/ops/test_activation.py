@@ -98,3 +98,10 @@ def test_inverse_sigmoid_with_another_eps():
     assert_allclose(x, [np.log(0.1 / 0.95), 0, np.log(0.95 / 0.1)])
     slope = inverse_sigmoid_backward(np.ones(3), cache)
     assert_allclose(slope, [1 / 0.95, 4, 1 / 0.95])
+
+
+def test_inverse_sigmoid_at_the_edge_of_what_is_held():
+    # 2⁻² is exact: at the edge the slope is that of the inside, as published
+    _, cache = inverse_sigmoid(np.array([0.25, 0.75]), eps=0.25)
+    slope = inverse_sigmoid_backward(np.ones(2), cache)
+    assert_allclose(slope, [4 + 4 / 3, 4 + 4 / 3], rtol=1e-14)
