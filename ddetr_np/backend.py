@@ -149,10 +149,18 @@ def _arrays(args):
 
 
 def twin(operation, library='numpy'):
-    """Register the decorated function as the twin of a replaceable operation."""
+    """Register the decorated function as the twin of a replaceable operation.
+
+    Parameters
+    ----------
+    operation : callable or str
+        The operation, or its key 'module.function' where it cannot be imported: a
+        module's method in `nn`, which stands above `fast`.
+    library : {'numpy', 'cupy'}
+    """
 
     def register(function):
-        _twins[operation.key, library] = function
+        _twins[getattr(operation, 'key', operation), library] = function
         return function
 
     return register

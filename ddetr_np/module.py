@@ -159,6 +159,10 @@ class Module:
             else:
                 yield from child._walk(f'{prefix}{name}.')
 
+    def infer(self, *inputs, run=EVAL):
+        """Return what `forward` does, without a cache: nothing will go back."""
+        return self.forward(*inputs, run=run)[0]
+
     def params(self):
         """Return the Params that learn, each once."""
         return [p for _, p in self.named_params() if p.learns]
@@ -300,12 +304,10 @@ def forward_keeping(module, keep, *inputs, run=EVAL):
     cache
         Its cache, an `Inputs`, or None.
     """
+    if keep == 'none':
+        return module.infer(*inputs, run=run), None
     y, cache = module.forward(*inputs, run=run)
-    if keep == 'inputs':
-        cache = Inputs(inputs, run)
-    elif keep == 'none':
-        cache = None
-    return y, cache
+    return y, Inputs(inputs, run) if keep == 'inputs' else cache
 
 
 def recall(module, cache):

@@ -4,6 +4,6 @@ Same arguments, same results within rounding, same caches. For NumPy here; nothi
 compiled. See `docs/benchmarks.md` for what each brings.
 """
 
-from . import ms_deform_attn
+from . import encoder, ms_deform_attn
 
-__all__ = ['ms_deform_attn']
+__all__ = ['encoder', 'ms_deform_attn']

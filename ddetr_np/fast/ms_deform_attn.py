@@ -58,6 +58,28 @@ class _Maps:
             yield slice(token, token + H * W), level[BORDER:-BORDER, BORDER:]
             token += H * W
 
+    def rows(self, tokens):
+        """Cut the levels into whole rows of about as many tokens.
+
+        Yields
+        ------
+        slice
+            Of S.
+        callable
+            From an array like `zeros`' to the rows' (rows, W, Cv) in it.
+        """
+        token = 0
+        for level, (H, W) in enumerate(self.sizes):
+            for part in threads.tiles(H, tokens // W):
+                start = token + part.start * W
+
+                def interior(a, level=level, part=part):
+                    (_, whole) = list(self.inside(a))[level]
+                    return whole[part]
+
+                yield slice(start, token + part.stop * W), interior
+            token += H * W
+
     def bordered(self, name, value):
         """Return the values (S, Cv) of one head, copied and bordered."""
         a = self.zeros(name, value.shape[-1], value.dtype)
@@ -108,17 +130,31 @@ class _Tile:
     A : (points,) array
     """
 
-    def __init__(self, loc, A, levels):
-        self.n = A.size
-        self.dtype = A.dtype
-        self.levels = levels = _Levels(*(a[: self.n] for a in levels))
-        points = self.new('points', size=2 * self.n)
+    @classmethod
+    def of(cls, loc, A, levels):
+        """Return the tile of sampling points (queries, L, K, 2) as fractions."""
+        tile = cls(A.size, A.dtype, levels)
+        tile.A.reshape(A.shape)[...] = A
+        points = tile.new('points', size=2 * tile.n)
         points.reshape(loc.shape)[...] = loc
         points = points.reshape(-1, 2)
-        self.A = self.new('A')
-        self.A.reshape(A.shape)[...] = A
-        x, self.wx, self.wx1 = self._axis('x', points[:, 0], levels.W)
-        y, self.wy, self.wy1 = self._axis('y', points[:, 1], levels.H)
+        for i, (at, size) in enumerate(((tile.x, levels.W), (tile.y, levels.H))):
+            np.multiply(points[:, i], size[: tile.n], out=at)
+            np.subtract(at, 0.5, out=at)
+        tile.find_corners()
+        return tile
+
+    def __init__(self, n, dtype, levels):
+        """Give arrays x, y and A to fill in; x and y in pixels of the level."""
+        self.n, self.dtype = n, dtype
+        self.levels = _Levels(*(a[:n] for a in levels))
+        self.x, self.y, self.A = (self.new(name) for name in 'xyA')
+
+    def find_corners(self):
+        """Find the pixels that each point lies between, and their weights."""
+        levels = self.levels
+        x, self.wx, self.wx1 = self._axis('x', self.x, levels.W)
+        y, self.wy, self.wy1 = self._axis('y', self.y, levels.H)
         self.upper, self.lower = (self.new(a, np.int32) for a in ('upper', 'lower'))
         np.copyto(self.lower, x, casting='unsafe')
         np.copyto(self.upper, y, casting='unsafe')
@@ -131,12 +167,10 @@ class _Tile:
         """Return an array of the tile's points, not yet filled."""
         return threads.scratch(name, (size or self.n,), dtype or self.dtype)
 
-    def _axis(self, axis, loc, size):
-        """Return ⌊x⌋, the fraction of x beyond it, and one minus that."""
-        x, floor, rest = (self.new(axis + name) for name in ('', 'floor', 'rest'))
+    def _axis(self, axis, x, size):
+        """Return ⌊x⌋, the fraction of x beyond it (where x was), one minus that."""
+        floor, rest = (self.new(axis + name) for name in ('floor', 'rest'))
         low = self.levels.low
-        np.multiply(loc, size, out=x)
-        np.subtract(x, 0.5, out=x)
         np.maximum(x, low, out=x)
         np.minimum(x, size, out=x)
         np.floor(x, out=floor)
@@ -180,7 +214,7 @@ def fast_ms_deform_attn(value, shapes, loc, A):
         n, m = where
         v = maps.bordered('value', value[n, :, m])
         for part in threads.tiles(Nq, queries):
-            tile = _Tile(loc[n, part, m], A[n, part, m], levels)
+            tile = _Tile.of(loc[n, part, m], A[n, part, m], levels)
             out = threads.scratch('out', (part.stop - part.start, Cv), value.dtype)
             out[...] = 0
             for columns, right, weight in tile.corners():
@@ -213,7 +247,7 @@ def fast_ms_deform_attn_backward(dy, cache):
         v = maps.bordered('value', value[n, :, m])
         dv = maps.zeros('dvalue', Cv, value.dtype)
         for part in threads.tiles(Nq, queries):
-            tile = _Tile(loc[n, part, m], A[n, part, m], levels)
+            tile = _Tile.of(loc[n, part, m], A[n, part, m], levels)
             d = threads.scratch('out', (part.stop - part.start, Cv), value.dtype)
             d[...] = dy[n, part, m]
             for columns, right, weight in tile.corners():

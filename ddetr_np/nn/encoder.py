@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+from ..backend import replaceable
 from ..module import EVAL, Module, forward_keeping, recall
 from .feed_forward import feed_forward, feed_forward_backward
 from .layers import Dropout, LayerNorm, Linear
@@ -56,6 +57,11 @@ class EncoderLayer(Module):
         y, dropout3 = self.dropout3.forward(y, run)
         y, norm2 = self.norm2.forward(x + y)
         return y, EncoderLayerCache(attn, dropout1, norm1, ffn, dropout3, norm2)
+
+    @replaceable
+    def infer(self, x, pos, p_hat, shapes, padding, run=EVAL):
+        """Return the layer's tokens alone; see `forward`."""
+        return super().infer(x, pos, p_hat, shapes, padding, run=run)
 
     def backward(self, dy, cache):
         """Add to the gradients; return dx and dpos (N, S, C)."""
