@@ -15,7 +15,7 @@ from ddetr_np import ops
 from ddetr_np.testing import CASES
 
 PACKAGE = Path(ddetr_np.__file__).parent
-ROOT = PACKAGE.parent
+ROOT = Path(__file__).parents[1]  # the checkout, if the package is installed
 MODULES = sorted(PACKAGE.rglob('*.py'))
 
 RANKS = (  # a room may import from those before it, and from itself

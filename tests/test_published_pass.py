@@ -107,3 +107,27 @@ def test_single_precision(variant, published_model, published_pass):
     else:
         assert distance(logits, expected_logits) < 1e-4
         assert distance(boxes, expected_boxes) < 1e-4
+
+
+def test_padding_reaches_convolutions_and_group_norms(
+    published_model, published_pass
+):
+    """The example measured in docs/paper-and-code.md."""
+    model = published_model('multi_scale')
+    arrays, _, _, _ = published_pass('multi_scale')
+    picture = arrays['image1'].transpose(1, 2, 0).astype('float64')
+    alone, _ = ddetr_np.pad_batch([picture])
+    padded, mask = ddetr_np.pad_batch([picture, np.zeros((128, 160, 3))])
+    padded, mask = padded[:1], mask[:1]
+    body = model.backbone[0].body
+    features = body.forward(alone)[0], body.forward(padded)[0]
+    maps = [model._multi_scale.forward(f)[0] for f in features]
+    found = [
+        distance(b[:, : a.shape[1], : a.shape[2]], a)
+        for a, b in [*zip(*features), *zip(*maps)]
+    ]
+    outs = [model.forward(*batch)[0] for batch in ((alone,), (padded, mask))]
+    found += [distance(outs[1].logits[-1], outs[0].logits[-1])]
+    found += [distance(outs[1].boxes[-1], outs[0].boxes[-1])]
+    expected = [0.063, 0.079, 0.159, 0.197, 0.185, 0.211, 0.231, 0.424, 0.049, 0.016]
+    np.testing.assert_allclose(found, expected, atol=6e-4)
