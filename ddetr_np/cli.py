@@ -13,6 +13,7 @@ from .commands.convert import convert
 from .commands.demo import demo
 from .commands.detect import detect
 from .commands.doctor import doctor
+from .commands.gradcheck import gradcheck
 from .errors import InputError
 
 
@@ -54,7 +55,7 @@ def cli():
     """Deformable DETR in NumPy and CuPy: find objects in pictures."""
 
 
-for command in (detect, demo, convert, doctor):
+for command in (detect, demo, convert, gradcheck, doctor):
     cli.add_command(command)
 
 

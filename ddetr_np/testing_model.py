@@ -6,6 +6,17 @@ from .loss import Criterion
 from .testing import TOLERANCE, check_direction
 
 STEP = 2.0**-12  # kinks are dense in a whole model: start close
+SMALL = {  # fields of a detector that is checked in seconds
+    'C': 16,
+    'M': 2,
+    'K': 2,
+    'Nq': 6,
+    'ffn': 24,
+    'encoder_layers': 2,
+    'decoder_layers': 3,
+    'num_classes': 4,
+    'width': 4,
+}
 
 
 def randomise(model, seed=0):
@@ -121,7 +132,8 @@ def check_model(
         out, _ = model.forward(pictures, mask, train=train, keep='none', held=held)
         return np.array(criterion(out, targets, matches)[0])
 
-    name = f'{model.config.variant or "model"}, {"blocked" if block else "full"}'
+    which = 'blocked' if block else 'true derivative'
+    name = f'{model.config.variant or "model"}, {which}'
     one = np.ones(())
     v = rng.standard_normal(images.shape) * ~mask[..., None]
     yield check_direction(
@@ -133,7 +145,7 @@ def check_model(
         tol,
         step,
     )
-    for part, params in _parts(model).items():
+    for part, params in parts(model).items():
         base = [p.data.copy() for p in params]
         # a direction in proportion to the tensor: a small one is not blown up
         direction = [rng.standard_normal(b.shape) * _spread(b) for b in base]
@@ -158,9 +170,9 @@ def _spread(array):
     return np.sqrt(np.mean(array**2)) or 1.0
 
 
-def _parts(model):
+def parts(model):
     """Return {part of the model: its learning Params}, in the order of the names."""
-    parts = {}
+    found = {}
     for name, p in model.named_params():
         if p.learns:
             words = [w for w in name.split('.') if w not in ('transformer', 'layers')]
@@ -168,5 +180,5 @@ def _parts(model):
             # a layer of the encoder or decoder is a part; its attention is another
             if words[0] in ('encoder', 'decoder'):
                 depth = 3 if 'attn' in words[2] else 2
-            parts.setdefault('.'.join(words[:depth]), []).append(p)
-    return parts
+            found.setdefault('.'.join(words[:depth]), []).append(p)
+    return found
