@@ -54,7 +54,8 @@ def conv2d(x, W, b=None, stride=1, padding=0, dilation=1):
     padded = _pad(x, padding)
     y = None
     for i, j, window in _taps(x, W, stride, padding, dilation):
-        part = xp.matmul(padded[window], W[i, j])
+        # one product of all pixels; matmul would make one of each row of them
+        part = xp.tensordot(padded[window], W[i, j], 1)
         y = part if y is None else xp.add(y, part, out=y)
     if b is not None:
         y += b
@@ -91,7 +92,7 @@ def conv2d_backward(dy, cache, need_dx=True, need_dW=True):
         if need_dW:
             dW[i, j] = xp.tensordot(padded[window], dy, ((0, 1, 2), (0, 1, 2)))
         if need_dx:
-            dpadded[window] += xp.matmul(dy, W[i, j].T)
+            dpadded[window] += xp.tensordot(dy, W[i, j].T, 1)
     dx = dpadded
     if need_dx and padding:
         dx = dpadded[:, padding : padding + H, padding : padding + Wd]
