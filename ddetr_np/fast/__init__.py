@@ -4,6 +4,14 @@ Same arguments, same results within rounding, same caches. For NumPy here; nothi
 compiled. See `docs/benchmarks.md` for what each brings.
 """
 
-from . import encoder, ms_deform_attn
+from . import activation, conv, encoder, linear, ms_deform_attn, norm, pool
 
-__all__ = ['encoder', 'ms_deform_attn']
+__all__ = [
+    'activation',
+    'conv',
+    'encoder',
+    'linear',
+    'ms_deform_attn',
+    'norm',
+    'pool',
+]

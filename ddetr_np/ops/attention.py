@@ -3,7 +3,7 @@
 import math
 from typing import Any, NamedTuple
 
-from ..backend import get_xp
+from ..backend import get_xp, replaceable
 from .activation import softmax, softmax_backward
 from .dropout import dropout, dropout_backward
 
@@ -16,6 +16,7 @@ class AttentionCache(NamedTuple):
     dropout: Any
 
 
+@replaceable
 def attention(q, k, v, p=0.0, key=None):
     """Σ_k A_mqk v_mk with A_mqk ∝ exp(q_mq · k_mk / √C_v): the inside of Eq. 1.
 
@@ -43,6 +44,7 @@ def attention(q, k, v, p=0.0, key=None):
     return y.transpose(0, 2, 1, 3), AttentionCache(q, k, v, A, drop)
 
 
+@replaceable
 def attention_backward(dy, cache):
     """Return dq (N, Nq, M, Cv), dk and dv (N, Nk, M, Cv)."""
     q, k, v, A, drop = cache

@@ -1,0 +1,292 @@
+"""Convolutions on the CPU: matrix products of tiles that stay in the cache.
+
+Output rows go in tiles; the windows under a tile are laid out side by side, multiplied
+by the kernel at once, and the norm, residual and ReLU are applied while the tile is in
+the cache. A frozen norm's scale goes into the kernel.
+
+The gradient of the input is a convolution of the output's gradient. With a stride there
+is one for each phase of the input's rows and columns, since each phase meets only some
+of the kernel.
+"""
+
+from math import gcd
+from typing import NamedTuple
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+
+from .. import threads
+from ..backend import twin
+from ..ops.conv import (
+    ConvCache,
+    ConvNormCache,
+    conv2d,
+    conv2d_backward,
+    conv_norm_relu,
+    conv_norm_relu_backward,
+    conv_size,
+)
+from .rows import fits, matrix
+
+WINDOWS = 1 << 19  # elements of a tile's windows
+PIXELS = 1 << 10  # of a tile; fewer would not pay for the product's start
+
+
+class _Axis(NamedTuple):
+    """Which pixels meet: output o and tap t meet input o·stride + first + t·step."""
+
+    stride: int
+    first: int
+    step: int
+    taps: int
+
+
+class _Windows:
+    """The windows of x (N, H, W, I) that an output (N, Ho, Wo) sees, tile by tile."""
+
+    def __init__(self, x, Ho, Wo, rows, columns):
+        self.x, self.Ho, self.Wo = x, Ho, Wo
+        self.rows, self.columns = rows, columns
+        N, H, W, I = x.shape
+        self.width = rows.taps * columns.taps * I
+        same = _Axis(1, 0, 1, 1)
+        self.pointwise = (
+            rows._replace(step=1) == columns._replace(step=1) == same
+            and (Ho, Wo) == (H, W)
+            and x.flags.c_contiguous
+        )
+
+    def tiles(self):
+        """Return tiles: (picture, slice of output rows)."""
+        size = min(PIXELS, max(64, WINDOWS // self.width))
+        return [
+            (n, part)
+            for n in range(len(self.x))
+            for part in threads.tiles(self.Ho, size // max(1, self.Wo))
+        ]
+
+    def __call__(self, tile):
+        """Return the tile's windows as a matrix (pixels, taps · I)."""
+        n, part = tile
+        if self.pointwise:
+            return self.x[n, part].reshape(-1, self.width)
+        H, W, I = self.x.shape[1:]
+        r, c = self.rows, self.columns
+        n_rows = part.stop - part.start
+        # the input rows and columns that the tile touches, zeros beyond the picture
+        top = part.start * r.stride + r.first
+        height = (n_rows - 1) * r.stride + (r.taps - 1) * r.step + 1
+        width = (self.Wo - 1) * c.stride + (c.taps - 1) * c.step + 1
+        inside = threads.scratch('conv_inside', (height, width, I), self.x.dtype)
+        _copy_bordered(self.x[n], top, c.first, inside)
+        a, b, e = inside.strides
+        view = as_strided(
+            inside,
+            (n_rows, self.Wo, r.taps, c.taps, I),
+            (r.stride * a, c.stride * b, r.step * a, c.step * b, e),
+        )
+        windows = threads.scratch('conv_windows', view.shape, self.x.dtype)
+        windows[...] = view
+        return windows.reshape(-1, self.width)
+
+
+def _copy_bordered(x, top, left, out):
+    """out[i, j] = x[top + i, left + j], zero where that is outside x."""
+    y0, y1 = max(0, -top), min(len(out), len(x) - top)
+    x0, x1 = max(0, -left), min(out.shape[1], x.shape[1] - left)
+    if y0 >= y1 or x0 >= x1:
+        out[...] = 0
+        return
+    out[:y0] = 0
+    out[y1:] = 0
+    out[y0:y1, :x0] = 0
+    out[y0:y1, x1:] = 0
+    out[y0:y1, x0:x1] = x[top + y0 : top + y1, left + x0 : left + x1]
+
+
+def _forward_windows(x, W, stride, padding, dilation):
+    Ho, Wo = (
+        conv_size(x.shape[1 + i], W.shape[i], stride, padding, dilation)
+        for i in (0, 1)
+    )
+    rows, columns = (_Axis(stride, -padding, dilation, W.shape[i]) for i in (0, 1))
+    return _Windows(x, Ho, Wo, rows, columns)
+
+
+def _convolve(windows, W, y, shift=None, residual=None, relu=False):
+    """y = ReLU(windows · W + shift + residual); W is (taps · I, O)."""
+    O = W.shape[1]
+    zero = np.zeros(O, W.dtype)  # NumPy's maximum with a number is slow
+
+    def task(tile):
+        n, part = tile
+        out = y[n, part]
+        direct = out.flags.c_contiguous
+        rows = (part.stop - part.start) * windows.Wo
+        result = (
+            out.reshape(rows, O)
+            if direct
+            else threads.scratch('conv_out', (rows, O), y.dtype)
+        )
+        np.matmul(windows(tile), W, out=result)
+        if shift is not None:
+            np.add(result, shift, out=result)
+        if residual is not None:
+            np.add(result, residual[n, part].reshape(rows, O), out=result)
+        if relu:
+            np.maximum(result, zero, out=result)
+        if not direct:
+            out[...] = result.reshape(out.shape)
+
+    threads.run(task, windows.tiles())
+
+
+@twin(conv2d)
+def fast_conv2d(x, W, b=None, stride=1, padding=0, dilation=1):
+    """See `ops.conv`."""
+    if not fits(x, W):
+        return conv2d.plain(x, W, b, stride, padding, dilation)
+    windows = _forward_windows(x, W, stride, padding, dilation)
+    y = np.empty((len(x), windows.Ho, windows.Wo, W.shape[3]), x.dtype)
+    _convolve(windows, matrix(W), y, b)
+    return y, ConvCache(x, W, stride, padding, dilation)
+
+
+@twin(conv_norm_relu)
+def fast_conv_norm_relu(
+    x, W, scale, shift, residual=None, relu=True, stride=1, padding=0, dilation=1
+):
+    """See `ops.conv`."""
+    if not fits(x, W, scale, shift):
+        return conv_norm_relu.plain(
+            x, W, scale, shift, residual, relu, stride, padding, dilation
+        )
+    windows = _forward_windows(x, W, stride, padding, dilation)
+    y = np.empty((len(x), windows.Ho, windows.Wo, W.shape[3]), x.dtype)
+    _convolve(windows, matrix(W * scale), y, shift, residual, relu)
+    conv = ConvCache(x, W, stride, padding, dilation)
+    return y, ConvNormCache(conv, scale, y, residual is not None, relu)
+
+
+@twin(conv2d_backward)
+def fast_conv2d_backward(dy, cache, need_dx=True, need_dW=True):
+    """See `ops.conv`."""
+    if not fits(dy, cache.x, cache.W):
+        return conv2d_backward.plain(dy, cache, need_dx, need_dW)
+    dx = _input_gradient(dy, cache, cache.W) if need_dx else None
+    dW = _kernel_gradient(dy, cache) if need_dW else None
+    return dx, dW, _channel_sums(dy)
+
+
+@twin(conv_norm_relu_backward)
+def fast_conv_norm_relu_backward(dy, cache, need_dx=True, need_dW=True):
+    """See `ops.conv`."""
+    conv, scale, y, residual, relu = cache
+    if not fits(dy, conv.x, conv.W, scale):
+        return conv_norm_relu_backward.plain(dy, cache, need_dx, need_dW)
+    if relu:
+        dy = _active(dy, y)
+    dx = _input_gradient(dy, conv, conv.W * scale) if need_dx else None
+    dW = _kernel_gradient(dy, conv) * scale if need_dW else None
+    return dx, dW, dy if residual else None
+
+
+def _active(dy, y):
+    """Return dy where y > 0, else 0."""
+    out = np.empty(dy.shape, dy.dtype)
+    size = PIXELS * 64 // max(1, dy.shape[2] * dy.shape[3])
+
+    def task(tile):
+        n, part = tile
+        np.multiply(dy[n, part], y[n, part] > 0, out=out[n, part])
+
+    parts = threads.tiles(dy.shape[1], size)
+    threads.run(task, [(n, part) for n in range(len(dy)) for part in parts])
+    return out
+
+
+def _phases(size, kernel, stride, padding, dilation):
+    """Yield (phase, taps, axis): input pixels phase + stride·a, and what they meet.
+
+    Input h meets tap t of output o where o·stride + t·dilation − padding = h, so one in
+    `every` of the taps, and o = a + first − step·t'.
+    """
+    every = stride // gcd(stride, dilation)
+    for phase in range(min(stride, size)):
+        outputs = {
+            t: (phase + padding - t * dilation) // stride
+            for t in reversed(range(kernel))  # so that the outputs rise
+            if (phase + padding - t * dilation) % stride == 0
+        }
+        axis = None
+        if outputs:
+            first = next(iter(outputs.values()))
+            axis = _Axis(1, first, every * dilation // stride, len(outputs))
+        yield phase, list(outputs), axis
+
+
+def _input_gradient(dy, conv, W):
+    """dx, by phases: each a convolution of dy with the taps that it meets, turned."""
+    x, _, stride, padding, dilation = conv
+    dx = np.empty(x.shape, x.dtype)
+    kh, kw, I, O = W.shape
+    for i, taps_i, rows in _phases(x.shape[1], kh, stride, padding, dilation):
+        for j, taps_j, columns in _phases(x.shape[2], kw, stride, padding, dilation):
+            out = dx[:, i::stride, j::stride]
+            if rows is None or columns is None:  # no output saw these pixels
+                out[...] = 0
+                continue
+            part = W[taps_i][:, taps_j].transpose(0, 1, 3, 2)
+            windows = _Windows(dy, *out.shape[1:3], rows, columns)
+            _convolve(windows, matrix(part), out)
+    return dx
+
+
+def _kernel_gradient(dy, conv):
+    """DW = windowsᵀ · dy, a task for each block of the kernel's rows.
+
+    So no two tasks add to one place; each adds its tiles in their order.
+    """
+    x, W, stride, padding, dilation = conv
+    kh, kw, I, O = W.shape
+    dW = np.empty(W.shape, W.dtype)
+    Ho, Wo = dy.shape[1:3]
+    block = max(64, I // 4) if kh * kw == 1 else I
+    blocks = [
+        (i, j, part)
+        for i in range(kh)
+        for j in range(kw)
+        for part in threads.tiles(I, block)
+    ]
+
+    def task(which):
+        i, j, part = which
+        rows, columns = (
+            _Axis(stride, t * dilation - padding, 1, 1) for t in (i, j)
+        )
+        windows = _Windows(x, Ho, Wo, rows, columns)
+        total = dW[i, j, part]
+        total[...] = 0
+        product = threads.scratch('conv_dW', total.shape, W.dtype)
+        for n, rows in windows.tiles():
+            d = dy[n, rows].reshape(-1, O)
+            total += np.matmul(windows((n, rows))[:, part].T, d, out=product)
+
+    threads.run(task, blocks)
+    return dW
+
+
+def _channel_sums(dy):
+    """Σ dy over all but the channels, rows of a picture first."""
+    N, H, W, O = dy.shape
+    sums = np.empty((N, H, O), dy.dtype)
+    one = np.ones((1, W), dy.dtype)
+
+    def task(tile):
+        n, part = tile
+        np.matmul(one, dy[n, part], out=sums[n, part, None])
+
+    size = PIXELS // max(1, W)
+    parts = threads.tiles(H, size)
+    threads.run(task, [(n, part) for n in range(N) for part in parts])
+    return sums.sum((0, 1))

@@ -1,0 +1,103 @@
+"""The linear map in tiles of rows, and attention head by head."""
+
+import math
+
+import numpy as np
+
+from .. import threads
+from ..backend import twin
+from ..ops.attention import (
+    AttentionCache,
+    attention,
+    attention_backward,
+)
+from ..ops.linear import linear, linear_backward
+from .activation import softmax_backward_rows, softmax_rows
+from .rows import fits, matrix, row_tiles, tile_sums
+
+
+@twin(linear)
+def fast_linear(x, W, b):
+    """See `ops.linear`."""
+    if not fits(x, W, b):
+        return linear.plain(x, W, b)
+    rows = matrix(x)
+    y = np.empty((len(rows), len(W)), x.dtype)
+
+    def task(part):
+        np.add(np.matmul(rows[part], W.T, out=y[part]), b, out=y[part])
+
+    threads.run(task, row_tiles(len(rows), max(W.shape)))
+    return y.reshape(x.shape[:-1] + b.shape), (x, W)
+
+
+@twin(linear_backward)
+def fast_linear_backward(dy, cache, need_dx=True):
+    """See `ops.linear`; dW in blocks of its rows, so that no two tasks share one."""
+    x, W = cache
+    if not fits(dy, x, W):
+        return linear_backward.plain(dy, cache, need_dx)
+    rows, drows = matrix(x), matrix(dy)
+    dx = np.empty(rows.shape, x.dtype) if need_dx else None
+    dW = np.empty(W.shape, W.dtype)
+
+    def input_rows(part):
+        np.matmul(drows[part], W, out=dx[part])
+
+    def weight_rows(part):
+        np.matmul(drows[:, part].T, rows, out=dW[part])
+
+    if need_dx:
+        threads.run(input_rows, row_tiles(len(rows), max(W.shape)))
+        dx = dx.reshape(x.shape)
+    threads.run(weight_rows, threads.tiles(len(W), max(64, len(W) // 4)))
+    return dx, dW, tile_sums(drows)
+
+
+@twin(attention)
+def fast_attention(q, k, v, p=0.0, key=None):
+    """See `ops.attention`; a task is a head of a picture. Dropout is left to that."""
+    if not fits(q, k, v) or (key is not None and p > 0):
+        return attention.plain(q, k, v, p, key)
+    q, k, v = (a.transpose(0, 2, 1, 3) for a in (q, k, v))  # (N, M, n, Cv)
+    N, M, Nq, Cv = q.shape
+    A = np.empty((N, M, Nq, k.shape[2]), q.dtype)
+    y = np.empty((N, Nq, M, v.shape[3]), q.dtype)
+    scale = q.dtype.type(1 / math.sqrt(Cv))
+
+    def head(where):
+        n, m = where
+        scores = A[n, m]
+        np.matmul(q[n, m], k[n, m].T, out=scores)
+        np.multiply(scores, scale, out=scores)
+        softmax_rows(scores, scores)
+        y[n, :, m] = scores @ v[n, m]
+
+    threads.run(head, [(n, m) for n in range(N) for m in range(M)])
+    return y, AttentionCache(q, k, v, A, None)
+
+
+@twin(attention_backward)
+def fast_attention_backward(dy, cache):
+    """See `ops.attention`."""
+    q, k, v, A, drop = cache
+    if not fits(dy, q, k, v, A) or drop is not None:
+        return attention_backward.plain(dy, cache)
+    N, M, Nq, Cv = q.shape
+    dq, dk, dv = (
+        np.empty((N, a.shape[2], M, a.shape[3]), a.dtype) for a in (q, k, v)
+    )
+    scale = q.dtype.type(1 / math.sqrt(Cv))
+
+    def head(where):
+        n, m = where
+        d = dy[n, :, m]
+        dscores = d @ v[n, m].T
+        dv[n, :, m] = A[n, m].T @ d
+        softmax_backward_rows(dscores, A[n, m], dscores)
+        np.multiply(dscores, scale, out=dscores)
+        dq[n, :, m] = dscores @ k[n, m]
+        dk[n, :, m] = dscores.T @ q[n, m]
+
+    threads.run(head, [(n, m) for n in range(N) for m in range(M)])
+    return dq, dk, dv

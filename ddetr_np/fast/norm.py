@@ -1,0 +1,143 @@
+"""Layer and group normalisation in tiles of rows."""
+
+import numpy as np
+
+from .. import threads
+from ..backend import twin
+from ..ops.norm import (
+    EPS,
+    NormCache,
+    group_norm,
+    group_norm_backward,
+    layer_norm,
+    layer_norm_backward,
+)
+from .rows import fits, matrix, row_tiles, tile_sums
+
+
+def layer_norm_rows(x, weight, bias, eps, x_hat, y):
+    """Normalise the rows of a tile; return 1/σ (rows, 1). x_hat may be x, y x_hat."""
+    C = x.shape[1]
+    mean = x @ np.full((C, 1), 1 / C, x.dtype)
+    np.subtract(x, mean, out=x_hat)
+    var = np.einsum('ij,ij->i', x_hat, x_hat)[:, None]
+    inv = 1 / np.sqrt(var / C + x.dtype.type(eps))
+    np.multiply(x_hat, inv, out=x_hat)
+    np.multiply(x_hat, weight, out=y)
+    np.add(y, bias, out=y)
+    return inv
+
+
+@twin(layer_norm)
+def fast_layer_norm(x, weight, bias, eps=EPS):
+    """See `ops.norm`."""
+    if not fits(x, weight, bias):
+        return layer_norm.plain(x, weight, bias, eps)
+    rows = matrix(x)
+    x_hat, y = np.empty(rows.shape, x.dtype), np.empty(rows.shape, x.dtype)
+    inv = np.empty((len(rows), 1), x.dtype)
+
+    def task(part):
+        inv[part] = layer_norm_rows(
+            rows[part], weight, bias, eps, x_hat[part], y[part]
+        )
+
+    threads.run(task, row_tiles(*rows.shape))
+    inv = inv.reshape(*x.shape[:-1], 1)
+    return y.reshape(x.shape), NormCache(x_hat.reshape(x.shape), inv, weight)
+
+
+@twin(layer_norm_backward)
+def fast_layer_norm_backward(dy, cache):
+    """See `ops.norm`."""
+    x_hat, inv, weight = cache
+    if not fits(dy, x_hat, inv, weight):
+        return layer_norm_backward.plain(dy, cache)
+    drows, rows, inv = matrix(dy), matrix(x_hat), inv.reshape(-1, 1)
+    C = rows.shape[1]
+    dx = np.empty(rows.shape, dy.dtype)
+
+    def task(part):
+        d, out, hat = drows[part], dx[part], rows[part]
+        np.multiply(d, weight, out=out)
+        mean = d @ (weight[:, None] / C)
+        slope = np.einsum('ij,ij->i', out, hat)[:, None] / C
+        np.subtract(out, mean, out=out)
+        product = threads.scratch('product', hat.shape, hat.dtype)
+        np.subtract(out, np.multiply(hat, slope, out=product), out=out)
+        np.multiply(out, inv[part], out=out)
+
+    threads.run(task, row_tiles(*rows.shape))
+    return dx.reshape(dy.shape), tile_sums(drows, rows), tile_sums(drows)
+
+
+def _group_means(sums, n, groups):
+    """Return (C,): each group's mean of n pixels, for each of its channels."""
+    per_group = sums.reshape(groups, -1)
+    mean = per_group.mean(1) / n
+    return np.repeat(mean, per_group.shape[1])
+
+
+@twin(group_norm)
+def fast_group_norm(x, weight, bias, groups, eps=EPS):
+    """See `ops.norm`; a mean first and then a variance about it, as there."""
+    if not fits(x, weight, bias):
+        return group_norm.plain(x, weight, bias, groups, eps)
+    N, H, W, C = x.shape
+    rows = np.ascontiguousarray(x).reshape(N, H * W, C)
+    x_hat, y = np.empty(rows.shape, x.dtype), np.empty(rows.shape, x.dtype)
+    inv = np.empty((N, 1, 1, groups, 1), x.dtype)
+    parts = row_tiles(H * W, C)
+    for n in range(N):
+        hat, out = x_hat[n], y[n]
+        mean = _group_means(tile_sums(rows[n]), H * W, groups)
+
+        def centre(part, n=n, hat=hat, mean=mean):
+            np.subtract(rows[n, part], mean, out=hat[part])
+
+        threads.run(centre, parts)
+        var = _group_means(tile_sums(hat, hat), H * W, groups)
+        scale = 1 / np.sqrt(var + x.dtype.type(eps))
+        inv[n, 0, 0, :, 0] = scale[:: C // groups]
+
+        def finish(part, hat=hat, out=out, scale=scale):
+            np.multiply(hat[part], scale, out=hat[part])
+            np.multiply(hat[part], weight, out=out[part])
+            np.add(out[part], bias, out=out[part])
+
+        threads.run(finish, parts)
+    x_hat = x_hat.reshape(N, H, W, groups, C // groups)
+    return y.reshape(x.shape), NormCache(x_hat, inv, weight)
+
+
+@twin(group_norm_backward)
+def fast_group_norm_backward(dy, cache):
+    """See `ops.norm`."""
+    x_hat, inv, weight = cache
+    if not fits(dy, x_hat, inv, weight):
+        return group_norm_backward.plain(dy, cache)
+    N, H, W, groups, width = x_hat.shape
+    C = groups * width
+    drows, rows = (np.ascontiguousarray(a).reshape(N, H * W, C) for a in (dy, x_hat))
+    dx = np.empty(rows.shape, dy.dtype)
+    dweight, dbias = np.zeros(C, dy.dtype), np.zeros(C, dy.dtype)
+    for n in range(N):
+        # Σ dy x̂ and Σ dy give the means of dx̂ x̂ and dx̂, and the weights' gradients
+        products, sums = tile_sums(drows[n], rows[n]), tile_sums(drows[n])
+        dweight += products
+        dbias += sums
+        slope = _group_means(products * weight, H * W, groups)
+        mean = _group_means(sums * weight, H * W, groups)
+        scale = np.repeat(inv[n].ravel(), width)
+
+        def task(part, n=n, slope=slope, mean=mean, scale=scale):
+            out = dx[n, part]
+            product = threads.scratch('product', out.shape, out.dtype)
+            np.multiply(rows[n, part], slope, out=product)
+            np.multiply(drows[n, part], weight, out=out)
+            np.subtract(out, mean, out=out)
+            np.subtract(out, product, out=out)
+            np.multiply(out, scale, out=out)
+
+        threads.run(task, row_tiles(H * W, C))
+    return dx.reshape(dy.shape), dweight, dbias

@@ -1,0 +1,47 @@
+"""What the twins share: which arrays they take, and rows of them in tiles."""
+
+import numpy as np
+
+from .. import threads
+
+ELEMENTS = 1 << 18  # of a tile: 1 MB in single precision, about a core's own cache
+
+
+def fits(*arrays):
+    """Whether a twin takes these: float32 or float64, all alike, none empty.
+
+    The plain operation takes the others.
+    """
+    dtype = arrays[0].dtype
+    return dtype in (np.float32, np.float64) and all(
+        a.dtype == dtype and a.size for a in arrays
+    )
+
+
+def matrix(a):
+    """Return an array as a contiguous matrix of its last axis."""
+    return np.ascontiguousarray(a).reshape(-1, a.shape[-1])
+
+
+def row_tiles(n, width):
+    """Return tiles of n rows: at least four where there are enough rows to share."""
+    return threads.tiles(n, min(max(1, ELEMENTS // width), max(64, -(-n // 4))))
+
+
+def tile_sums(a, b=None):
+    """Return Σ a (C,) over the rows of a (n, C), or Σ a ⊙ b; tiles in their order."""
+    n, C = a.shape
+    parts = row_tiles(n, C)
+    sums = np.empty((len(parts), 1, C), a.dtype)
+    one = np.ones((1, n), a.dtype)
+
+    def task(i):
+        rows = a[parts[i]]
+        if b is not None:
+            product = threads.scratch('product', rows.shape, a.dtype)
+            rows = np.multiply(rows, b[parts[i]], out=product)
+        # a product with ones: the BLAS sums down the columns, NumPy along the rows
+        np.matmul(one[:, : len(rows)], rows, out=sums[i])
+
+    threads.run(task, range(len(parts)))
+    return sums.sum((0, 1))

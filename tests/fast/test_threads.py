@@ -1,0 +1,159 @@
+"""The pool: everything is done, nothing twice, errors come out, forks live on."""
+
+import multiprocessing
+import os
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+from ddetr_np import backend, threads
+from ddetr_np.errors import InputError
+
+
+@pytest.mark.parametrize('n', [1, 2, 5])
+def test_each_task_is_run_once(n):
+    done = []
+    with threads.limit(n):
+        threads.run(done.append, range(100))
+        threads.run(done.append, [])
+    assert sorted(done) == list(range(100))
+
+
+def test_the_caller_and_the_pool_share():
+    barrier = threading.Barrier(2, timeout=20)
+    with threads.limit(2):  # one thread alone would wait for ever
+        threads.run(lambda _: barrier.wait(), range(2))
+
+
+def test_a_run_inside_a_task_is_serial():
+    seen = []
+
+    def outer(i):
+        here = threading.get_ident()
+        threads.run(lambda _: seen.append(threading.get_ident() == here), range(10))
+
+    with threads.limit(2):
+        threads.run(outer, range(6))
+    assert seen == [True] * 60
+
+
+def test_an_error_comes_out_and_the_pool_goes_on():
+    def task(i):
+        if i == 3:
+            raise ZeroDivisionError(i)
+
+    with threads.limit(2):
+        with pytest.raises(ZeroDivisionError):
+            threads.run(task, range(1000))
+        done = []
+        threads.run(done.append, range(10))
+    assert len(done) == 10
+
+
+def test_tasks_see_the_callers_context():
+    seen = []
+    barrier = threading.Barrier(2, timeout=20)
+
+    def task(i):
+        barrier.wait()
+        seen.append(backend._plain.get())
+
+    with threads.limit(2), backend.plain():
+        threads.run(task, range(2))
+    assert seen == [True, True]
+
+
+def test_the_blas_has_one_thread_inside_and_its_own_after():
+    from threadpoolctl import threadpool_info
+
+    def numbers():
+        return [p['num_threads'] for p in threadpool_info() if p['user_api'] == 'blas']
+
+    before, inside = numbers(), []
+    with threads.limit(2):
+        threads.run(lambda _: inside.append(numbers()), range(1))
+    assert inside[0] == [1] * len(before)
+    assert numbers() == before
+
+
+def test_serial_where_threads_cannot_start(monkeypatch):
+    def start(self):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, 'start', start)
+    done = []
+    with threads.limit(4):
+        threads.run(done.append, range(10))
+        assert threads.get_threads() == 1
+    assert done == list(range(10))
+
+
+def test_one_thread_in_a_browser(monkeypatch):
+    monkeypatch.setattr(sys, 'platform', 'emscripten')
+    with threads.limit(None):
+        assert threads.get_threads() == 1
+
+
+def test_the_environment_sets_the_number(monkeypatch):
+    with threads.limit(None):
+        monkeypatch.setenv('DDETR_NP_THREADS', '3')
+        assert threads.get_threads() == 3
+    for wrong in ('0', 'two', '-1'):
+        monkeypatch.setenv('DDETR_NP_THREADS', wrong)
+        with threads.limit(None), pytest.raises(InputError, match='DDETR_NP_THREADS'):
+            threads.get_threads()
+
+
+@pytest.mark.parametrize('n', [0, -2, 1.5, True, 'two'])
+def test_a_wrong_number_is_refused(n):
+    with pytest.raises(InputError, match='threads'):
+        threads.set_threads(n)
+
+
+def _in_child(queue):
+    total = np.zeros(50)
+
+    def task(i):
+        total[i] = i
+
+    threads.run(task, range(50))
+    queue.put(total.sum())
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
+@pytest.mark.filterwarnings('ignore:.*fork.*:DeprecationWarning')
+def test_a_forked_child_has_a_pool_of_its_own():
+    with threads.limit(2):
+        threads.run(lambda _: None, range(10))  # the parent's pool is up
+        context = multiprocessing.get_context('fork')
+        queue = context.SimpleQueue()
+        child = context.Process(target=_in_child, args=(queue,))
+        child.start()
+        child.join(30)
+        assert child.exitcode == 0
+        assert queue.get() == sum(range(50))
+
+
+def test_scratch_is_a_threads_own_and_kept():
+    a = threads.scratch('test', (10,), 'float32')
+    b = threads.scratch('test', (2, 3), 'float64')
+    assert b.shape == (2, 3)
+    assert not np.shares_memory(threads.scratch('other', (10,), 'float32'), a)
+    address = threads.scratch('test', (10,), 'float32').ctypes.data
+    assert threads.scratch('test', (5,), 'float32').ctypes.data == address
+    assert threads.scratch('test', (0, 4), 'float32').shape == (0, 4)
+    there = []
+    worker = threading.Thread(
+        target=lambda: there.append(threads.scratch('test', (5,), 'float32'))
+    )
+    worker.start()
+    worker.join()
+    assert there[0].ctypes.data != address
+
+
+def test_tiles_cover_everything():
+    assert threads.tiles(10, 4) == [slice(0, 4), slice(4, 8), slice(8, 10)]
+    assert threads.tiles(3, 0) == [slice(0, 1), slice(1, 2), slice(2, 3)]
+    assert threads.tiles(0, 4) == []

@@ -1,0 +1,236 @@
+"""Every twin against the plain operation it stands in for, at the table's cases."""
+
+import numpy as np
+import pytest
+
+from ddetr_np import backend, ops, threads
+from ddetr_np.testing.operations import operation, run_backward, run_forward
+from ddetr_np.testing.table import CASES, cases
+
+
+def flat(result):
+    """Yield every array in a result, whatever it is nested in."""
+    if isinstance(result, np.ndarray):
+        yield result
+    elif isinstance(result, (tuple, list)):
+        for part in result:
+            yield from flat(part)
+
+
+def twinned():
+    keys = {key for key, library in backend.twins() if library == 'numpy'}
+    return [n for n in CASES if keys & {n, f'{n}_backward'}]
+
+
+def near(a, b, dtype):
+    tol = 2e-5 if dtype == 'float32' else 1e-12
+    if b.dtype.kind != 'f':
+        np.testing.assert_array_equal(a, b)
+    scale = max(1.0, np.abs(b).max(initial=0))
+    np.testing.assert_allclose(a, b, rtol=tol, atol=tol * scale)
+
+
+def cast(case, dtype, strided=False):
+    def convert(a):
+        if not isinstance(a, np.ndarray) or a.dtype.kind != 'f':
+            return a
+        if strided and a.ndim:
+            a = np.repeat(a, 2, -1)[..., ::2]
+            return np.moveaxis(np.moveaxis(a, 0, -1).astype(dtype), -1, 0)
+        return a.astype(dtype)
+
+    inputs = {k: convert(v) for k, v in case.inputs.items()}
+    settings = {k: convert(v) for k, v in case.settings.items()}
+    return case._replace(inputs=inputs, settings=settings)
+
+
+@pytest.mark.parametrize('strided', [False, True])
+@pytest.mark.parametrize('dtype', ['float32', 'float64'])
+@pytest.mark.parametrize('name', twinned())
+def test_twin_is_the_plain_operation(name, dtype, strided, rng):
+    forward, backward = operation(name)
+    for case in cases(name):
+        case = cast(case, dtype, strided)
+        before = [a.copy() for a in flat(tuple(case.inputs.values()))]
+        with backend.plain():
+            y, cache = run_forward(forward, case)
+        y2, cache2 = run_forward(forward, case)
+        assert y2.dtype == y.dtype
+        assert y2.shape == y.shape
+        near(y2, y, dtype)
+        dy = rng.standard_normal(y.shape).astype(dtype)
+        kept = [a.copy() for a in flat(cache)], [a.copy() for a in flat(cache2)]
+        with backend.plain():  # caches crossed: each backward takes the other's
+            expected = run_backward(backward, case, dy, cache)
+            crossed = run_backward(backward, case, dy, cache2)
+        got = run_backward(backward, case, dy, cache)
+        own = run_backward(backward, case, dy, cache2)
+        for k, g in expected.items():
+            for other in (crossed, got, own):
+                assert other[k].dtype == g.dtype
+                near(other[k], g, dtype)
+        for old, new in zip(before, flat(tuple(case.inputs.values())), strict=True):
+            np.testing.assert_array_equal(old, new)
+        for old, now in zip(kept, (cache, cache2), strict=True):
+            for a, b in zip(old, flat(now), strict=True):
+                np.testing.assert_array_equal(a, b)
+
+
+def test_what_is_hot_has_a_twin():
+    keys = {key for key, library in backend.twins() if library == 'numpy'}
+    for name in (
+        'activation.relu',
+        'activation.softmax',
+        'attention.attention',
+        'conv.conv2d',
+        'conv.conv_norm_relu',
+        'linear.linear',
+        'ms_deform_attn.ms_deform_attn',
+        'norm.group_norm',
+        'norm.layer_norm',
+    ):
+        assert {name, f'{name}_backward'} <= keys
+        assert name in CASES
+
+
+def test_plain_switches_the_twins_off(monkeypatch):
+    calls = []
+
+    def spy(x):
+        calls.append(x)
+        return x, x
+
+    monkeypatch.setitem(backend.twins(), ('activation.relu', 'numpy'), spy)
+    ops.activation.relu(np.ones(3))
+    with backend.plain():
+        ops.activation.relu(np.ones(3))
+    assert len(calls) == 1
+
+
+def run_both(function):
+    with backend.plain():
+        expected = list(flat(function()))
+    return list(flat(function())), expected
+
+
+def big_cases(rng):
+    """Calls large enough to be cut into several tiles: (name, function)."""
+
+    def array(*shape):
+        return rng.standard_normal(shape).astype('float32')
+
+    x, dy = array(1, 5000, 64), array(1, 5000, 96)
+    W, b = array(96, 64), array(96)
+    yield 'linear', lambda: ops.linear.linear(x, W, b)
+    yield 'linear_backward', lambda: ops.linear.linear_backward(dy, (x, W))
+    w64, b64 = array(64), array(64)
+
+    def layer_norm():
+        y, cache = ops.norm.layer_norm(x, w64, b64)
+        return y, cache, ops.norm.layer_norm_backward(x, cache)
+
+    yield 'layer_norm', layer_norm
+    maps = array(2, 50, 67, 64)
+
+    def group_norm():
+        y, cache = ops.norm.group_norm(maps, w64, b64, 32)
+        return y, cache, ops.norm.group_norm_backward(maps, cache)
+
+    yield 'group_norm', group_norm
+    s = array(5000, 8, 16) * 5
+
+    def softmax():
+        A, _ = ops.activation.softmax(s)
+        return A, ops.activation.softmax_backward(s / 5, A)
+
+    yield 'softmax', softmax
+    yield 'softmax, wide', lambda: ops.activation.softmax(s * 100)
+    yield 'relu', lambda: ops.activation.relu_backward(x, ops.activation.relu(x)[1])
+    yield 'max_pool', lambda: ops.pool.max_pool(np.maximum(maps, 0))
+    for k, stride, dilation in ((1, 1, 1), (1, 2, 1), (3, 1, 1), (3, 2, 1), (3, 1, 2)):
+        K, p = array(k, k, 64, 48), k // 2 * dilation
+
+        def conv(K=K, p=p, stride=stride, dilation=dilation):
+            geometry = (stride, p, dilation)
+            shape = ops.conv.conv2d(maps, K, None, *geometry)[0].shape
+            r = np.cos(np.arange(np.prod(shape), dtype='float32')).reshape(shape)
+            y, cache = ops.conv.conv_norm_relu(
+                maps, K, b64[:48], w64[:48], r, True, *geometry
+            )
+            # the ReLU's kink is the plain output's for both
+            return y, ops.conv.conv_norm_relu_backward(r, cache)
+
+        yield f'conv {k}×{k}, stride {stride}, dilation {dilation}', conv
+    q, k, v = array(2, 300, 8, 32), array(2, 310, 8, 32), array(2, 310, 8, 32)
+
+    def attention():
+        y, cache = ops.attention.attention(q, k, v)
+        return y, ops.attention.attention_backward(y, cache)
+
+    yield 'attention', attention
+    shapes = ((20, 30), (10, 15), (1, 4), (1, 1))
+    value = array(2, 755, 8, 32)
+    loc = (rng.random((2, 1500, 8, 4, 4, 2)) * 1.6 - 0.3).astype('float32')
+    A = rng.random((2, 1500, 8, 4, 4)).astype('float32')
+
+    def core():
+        y, cache = ops.ms_deform_attn.ms_deform_attn(value, shapes, loc, A)
+        return y, ops.ms_deform_attn.ms_deform_attn_backward(y, cache)
+
+    yield 'ms_deform_attn', core
+
+
+def test_many_tiles_agree_with_the_plain_operations(rng):
+    for name, function in big_cases(rng):
+        if name.startswith('conv'):
+            continue  # its kink falls differently: the next test
+        for a, b in zip(*run_both(function), strict=True):
+            scale = np.abs(b).max()
+            assert np.abs(a - b).max() <= 2e-5 * scale, name
+
+
+def test_convolutions_in_many_tiles(rng):
+    for name, function in big_cases(rng):
+        if name.startswith('conv'):
+            got, expected = run_both(function)
+            for a, b in zip(got, expected, strict=True):
+                # a value next to the ReLU's kink may fall on its other side
+                off = np.abs(a - b) > 1e-5 * np.abs(b).max()
+                assert off.mean() < 1e-3, name
+            assert np.abs(got[0] - expected[0]).max() < 1e-5 * expected[0].max(), name
+
+
+@pytest.mark.parametrize('n', [2, 3])
+def test_the_same_bits_with_any_number_of_threads(n, rng):
+    for name, function in big_cases(rng):
+        with threads.limit(1):
+            one = list(flat(function()))
+        with threads.limit(n):
+            many = list(flat(function()))
+        for a, b in zip(one, many, strict=True):
+            assert a.tobytes() == b.tobytes(), name
+
+
+def test_arrays_that_a_twin_does_not_take_go_to_the_plain_operation():
+    x, W, b = (np.ones(shape, 'float16') for shape in ((2, 3), (4, 3), 4))
+    y, _ = ops.linear.linear(x, W, b)
+    np.testing.assert_array_equal(y, 4)
+    y, _ = ops.linear.linear(x.astype('float32'), W.astype('float64'), b)
+    assert y.dtype == np.float64
+
+
+def test_empty_arrays():
+    value, A = np.ones((1, 6, 2, 3)), np.ones((1, 0, 2, 1, 4))
+    y, cache = ops.ms_deform_attn.ms_deform_attn(
+        value, ((2, 3),), np.ones((1, 0, 2, 1, 4, 2)), A
+    )
+    assert y.shape == (1, 0, 2, 3)
+    dvalue, dloc, dA = ops.ms_deform_attn.ms_deform_attn_backward(y, cache)
+    np.testing.assert_array_equal(dvalue, 0)
+    assert dloc.shape == (1, 0, 2, 1, 4, 2)
+    assert dA.shape == A.shape
+    assert ops.linear.linear(np.ones((0, 3)), np.ones((4, 3)), np.ones(4))[0].shape == (
+        0,
+        4,
+    )
+    assert ops.activation.relu(np.ones((0, 3)))[0].shape == (0, 3)
