@@ -17,7 +17,7 @@ MAX_PIXELS = 120_000_000  # 360 MB once decoded
 MAX_ASPECT = 40  # beyond it the short side has less than 33 pixels at 1333
 
 
-def read_picture(source):
+def read_picture(source, upright=True):
     """Return a picture as 8-bit RGB, upright.
 
     EXIF rotation is applied. Transparent pixels are laid over white. 16-bit grey is
@@ -30,6 +30,9 @@ def read_picture(source):
         An array is (H, W), (H, W, 1), (H, W, 2) grey and alpha, (H, W, 3) RGB or
         (H, W, 4) RGBA; bool, uint8, uint16, other integers in 0…255, or float in
         [0, 1].
+    upright : bool
+        False leaves the rows and columns as they are stored, whatever EXIF says: many
+        annotations count them so.
 
     Returns
     -------
@@ -43,11 +46,11 @@ def read_picture(source):
         side is more than 40 times the other; the range of an array is ambiguous.
     """
     if isinstance(source, (str, os.PathLike)):
-        return _read_file(Path(source))
+        return _read_file(Path(source), upright)
     if isinstance(source, Image.Image):
         name = getattr(source, 'filename', '') or 'the picture'
         _check_size(source.height, source.width, name)
-        return _decode(source, name)
+        return _decode(source, name, upright)
     if hasattr(source, '__array__') or hasattr(source, '__cuda_array_interface__'):
         return _from_array(to_host(source))
     raise InputError(
@@ -55,7 +58,7 @@ def read_picture(source):
     )
 
 
-def _read_file(path):
+def _read_file(path, upright):
     try:
         if path.is_dir():
             raise InputError(f'{path} is a folder; expected a picture file')
@@ -84,7 +87,7 @@ def _read_file(path):
     with picture:
         # the header is read, the pixels are not yet
         _check_size(picture.height, picture.width, path)
-        return _decode(picture, path)
+        return _decode(picture, path, upright)
 
 
 def _check_size(H, W, name):
@@ -105,7 +108,7 @@ def _check_size(H, W, name):
         )
 
 
-def _decode(picture, name):
+def _decode(picture, name, upright):
     """Return a PIL image's pixels; whatever a damaged file does becomes one error."""
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # Pillow's remarks on metadata
@@ -116,8 +119,9 @@ def _decode(picture, name):
                 f'{name} is damaged or truncated and cannot be decoded '
                 f'({_words(error)}); get the file again'
             ) from error
-        with contextlib.suppress(Exception):  # unreadable EXIF: taken as upright
-            picture = ImageOps.exif_transpose(picture)
+        if upright:
+            with contextlib.suppress(Exception):  # unreadable EXIF: taken as upright
+                picture = ImageOps.exif_transpose(picture)
     if picture.mode[0] == 'I':  # I;16, I;16B, or I with 16-bit values
         return _from_array(_from_16_bit(np.asarray(picture), name), name)
     if picture.mode == 'F':

@@ -1,0 +1,97 @@
+"""Calling a function ahead of time in other processes, results in order."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+
+from threadpoolctl import threadpool_limits
+
+from ..errors import InputError
+
+_work = None  # a worker's own function, sent once rather than with each job
+
+
+def _begin(function):
+    global _work
+    _work = function
+    # Ctrl-C reaches the whole group: the parent ends the workers in good order
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threadpool_limits(1)  # the cores belong to the training
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent():
+    # a parent that was killed says nothing, and its workers would wait for ever
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def _call(job):
+    return _work(job)
+
+
+class Pool:
+    """Processes that run one function; none where `workers` is 0.
+
+    Parameters
+    ----------
+    function : callable
+        It and its results travel by pickle.
+    workers : int
+    """
+
+    def __init__(self, function, workers):
+        self.function = function
+        self._executor = None
+        if workers:
+            self._executor = ProcessPoolExecutor(
+                workers, multiprocessing.get_context('spawn'), _begin, (function,)
+            )
+
+    def map(self, jobs, window):
+        """Yield function(job) for each job, in order.
+
+        Parameters
+        ----------
+        jobs : iterable
+        window : int
+            At most so many are begun before their results are taken.
+
+        Raises
+        ------
+        Exception
+            Whatever the function raised, when its turn comes.
+        InputError
+            A worker has died.
+        """
+        if self._executor is None:
+            yield from map(self.function, jobs)
+            return
+        jobs, pending = iter(jobs), deque()
+        try:
+            while True:
+                for job in jobs:
+                    pending.append(self._executor.submit(_call, job))
+                    if len(pending) >= window:
+                        break
+                if not pending:
+                    return
+                yield pending.popleft().result()
+        except BrokenProcessPool as error:
+            raise InputError(
+                'a worker process has ended unexpectedly. The memory may not be enough '
+                'for so many: use fewer workers, or 0. In a program of your own, guard '
+                "its main part by: if __name__ == '__main__'"
+            ) from error
+        finally:
+            for future in pending:
+                future.cancel()
+
+    def close(self):
+        """End the processes; what they have begun is finished and thrown away."""
+        if self._executor is not None:
+            self._executor.shutdown(cancel_futures=True)
