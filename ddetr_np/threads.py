@@ -8,6 +8,7 @@ run, the BLAS has one thread: its own would fight the pool for the cores.
 import contextlib
 import contextvars
 import itertools
+import math
 import os
 import sys
 import threading
@@ -225,7 +226,7 @@ def scratch(name, shape, dtype):
     dtype : dtype
     """
     dtype = np.dtype(dtype)
-    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    size = math.prod(shape) * dtype.itemsize
     buffers = vars(_scratch)
     if name not in buffers or buffers[name].size < size:
         buffers[name] = np.empty(max(size, 1), np.uint8)

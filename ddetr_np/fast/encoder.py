@@ -55,7 +55,9 @@ def _linear(x, weights, out):
 def _layer_norm(x, norm, out):
     """Normalise the rows of x, which is overwritten, into out."""
     C = x.shape[1]
-    x -= x.mean(1, keepdims=True)
+    # sums by the BLAS: NumPy's own take a row at a time
+    mean = np.matmul(x, np.full((C, 1), 1 / C, x.dtype))
+    np.subtract(x, mean, out=x)
     inv = 1 / np.sqrt(np.einsum('ij,ij->i', x, x) / C + EPS)
     np.multiply(x, inv[:, None], out=x)
     np.multiply(x, norm.weight.data, out=x)
@@ -131,6 +133,11 @@ def fast_infer(layer, x, pos, p_hat, shapes, padding, run=EVAL):
 
 
 def _softmax(s, out):
-    np.subtract(s, s.max(1, keepdims=True), out=out)
+    """Softmax of the rows of s, which are short, into out."""
+    largest = s
+    while (n := largest.shape[1]) > 1:  # halves against each other: a few long loops
+        largest = np.maximum(largest[:, : (n + 1) // 2], largest[:, n // 2 :])
+    np.subtract(s, largest, out=out)
     np.exp(out, out=out)
-    out /= out.sum(1, keepdims=True)
+    total = np.matmul(out, np.ones((out.shape[1], 1), out.dtype))
+    np.multiply(out, np.divide(1, total, out=total), out=out)
