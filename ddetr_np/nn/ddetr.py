@@ -462,4 +462,6 @@ def build_model(variant, *, dtype='float32', seed=0, **fields):
     """
     if np.dtype(dtype) not in (np.float32, np.float64):
         raise InputError(f"dtype is {dtype!r}; choose 'float32' or 'float64'")
+    if not hasattr(seed, '__index__') or not 0 <= seed < 2**64:
+        raise InputError(f'seed is {seed!r}; choose a whole number from 0 to 2^64 − 1')
     return DeformableDETR(make_config(variant, **fields), dtype, seed)

@@ -192,6 +192,8 @@ def test_refuses_an_unknown_keep_and_dtype(tiny):
         model.forward(np.zeros((1, 32, 32, 3)), keep='some')
     with pytest.raises(ddetr_np.InputError, match='float32'):
         ddetr_np.build_model('refine', dtype='float16')
+    with pytest.raises(ddetr_np.InputError, match='seed'):
+        ddetr_np.build_model('refine', seed=-1)
 
 
 def test_offset_bias_in_both_orders():
