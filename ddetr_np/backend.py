@@ -18,6 +18,7 @@ from .errors import InputError
 _twins = {}  # (operation, library) -> function
 _loaded = []  # holds True once `fast` has been imported
 _plain = contextvars.ContextVar('plain', default=False)
+_others = contextvars.ContextVar('others', default=None)  # of `substitute`
 
 
 def _cupy():
@@ -129,7 +130,9 @@ def replaceable(operation):
     def call(*args, **kwargs):
         if not _plain.get():
             xp = get_xp(*_arrays((*args, *kwargs.values())))
-            twin = twins().get((key, xp.__name__))
+            others = _others.get()
+            table = twins() if others is None else others
+            twin = table.get((key, xp.__name__))
             if twin is not None:
                 return twin(*args, **kwargs)
         return operation(*args, **kwargs)
@@ -185,3 +188,19 @@ def plain():
         yield
     finally:
         _plain.reset(token)
+
+
+@contextlib.contextmanager
+def substitute(others):
+    """Let these stand in for operations within the block, and no registered twin.
+
+    Parameters
+    ----------
+    others : dict
+        {(operation, library): function}, as `twins` returns them.
+    """
+    token = _others.set(others)
+    try:
+        yield
+    finally:
+        _others.reset(token)

@@ -11,6 +11,7 @@ from ddetr_np.backend import (
     plain,
     replaceable,
     scatter_add,
+    substitute,
     to_device,
     to_host,
     twin,
@@ -56,6 +57,19 @@ def test_a_twin_stands_in_until_told_not_to(registry):
     assert operation(1)[0] == 'quick'
     assert operation.plain(1)[0] == 'plain'
     assert twins() == {(operation.key, 'numpy'): quick}
+
+
+def test_substitutes_stand_in_for_twins_within_the_block(registry):
+    operation = replaceable(double)
+    twin(operation)(lambda x, by=2: ('quick', x, by))
+    others = {(operation.key, 'numpy'): lambda x, by=2: ('other', x, by)}
+    with substitute(others):
+        assert operation(1)[0] == 'other'
+        with plain():
+            assert operation(1)[0] == 'plain'
+        with substitute({}):
+            assert operation(1)[0] == 'plain'
+    assert operation(1)[0] == 'quick'
 
 
 def test_plain_ends_with_an_error_too(registry):
