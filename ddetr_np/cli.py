@@ -10,9 +10,11 @@ import click
 
 from . import __version__
 from .commands.convert import convert
+from .commands.data import data
 from .commands.demo import demo
 from .commands.detect import detect
 from .commands.doctor import doctor
+from .commands.evaluate import evaluate
 from .commands.gradcheck import gradcheck
 from .errors import InputError
 
@@ -55,7 +57,7 @@ def cli():
     """Deformable DETR in NumPy and CuPy: find objects in pictures."""
 
 
-for command in (detect, demo, convert, gradcheck, doctor):
+for command in (detect, evaluate, data, demo, convert, gradcheck, doctor):
     cli.add_command(command)
 
 

@@ -35,8 +35,9 @@ def draw_detections(picture, detections):
     ----------
     picture : path, PIL image or array
         The picture that was given to `detect`.
-    detections : Detections
-        Drawn best on top. Boxes are clipped to the picture.
+    detections : Detections, or a list of Detection
+        Drawn best on top. Boxes are clipped to the picture. A score of None is not
+        written.
 
     Returns
     -------
@@ -103,7 +104,8 @@ def _frame(draw, box, line, colour):
 
 
 @functools.cache
-def _font(pixels):
+def label_font(pixels):
+    """Return the font of all labels at a size in pixels."""
     # Matplotlib ships this font, so that every machine draws the same label
     folder = Path(matplotlib.get_data_path()) / 'fonts' / 'ttf'
     return ImageFont.truetype(str(folder / 'DejaVuSans-Bold.ttf'), pixels)
@@ -115,8 +117,9 @@ def _place(d, box, boxes, line, size, taken):
     # less than 9 pixels nobody can read
     large = max(9, min(round(math.sqrt(W * H) / 38), H // 6))
     small = max(9, round(0.8 * large))
-    for text, pixels in ((f'{d.name} {d.score:.2f}', large), (d.name, small)):
-        font = _font(pixels)
+    full = d.name if d.score is None else f'{d.name} {d.score:.2f}'
+    for text, pixels in ((full, large), (d.name, small)):
+        font = label_font(pixels)
         pad = max(1, pixels // 5)
         text = _shorten(text, font, W - 2 * pad)
         w = math.ceil(font.getlength(text)) + 2 * pad
