@@ -21,6 +21,7 @@ _HOME = {  # public name: the module it lives in
     'Cosine': 'train',
     'Warmup': 'train',
     'build_model': 'nn.ddetr',
+    'first_not_finite': 'nn.finite',
     'load_model': 'weights',
     'save_model': 'weights',
     'read_picture': 'data.pictures',

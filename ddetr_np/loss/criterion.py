@@ -59,7 +59,7 @@ class Criterion:
         self.alpha = alpha
         self.gamma = gamma
 
-    def __call__(self, out, targets, matches=None, num_boxes=None):
+    def __call__(self, out, targets, matches=None, num_boxes=None, cache=None):
         """Return the loss, its parts, and its gradient.
 
         Parameters
@@ -77,6 +77,9 @@ class Criterion:
             What the losses are divided by; None takes the batch's number of boxes. For
             a batch in parts give the whole batch's number; where gradients are averaged
             over processes, the mean of the processes' numbers. Held at 1 from below.
+        cache : Cache or None
+            Of the forward pass. Where a prediction is not finite, the pass is run again
+            to say in which layer that began.
 
         Returns
         -------
@@ -98,7 +101,7 @@ class Criterion:
         NotFiniteError
             A prediction or a loss is not finite; the first one is named.
         """
-        stages, targets = self._read(out, targets)
+        stages, targets = self._read(out, targets, cache)
         if matches is None:
             matches = self._match(out, targets)
         if num_boxes is None:
@@ -125,10 +128,10 @@ class Criterion:
         _, targets = self._read(out, targets)
         return self._match(out, targets)
 
-    def _read(self, out, targets):
+    def _read(self, out, targets, cache=None):
         """Check both arguments; return the stages in the order they were computed."""
         stages = _stages(out)
-        first_not_finite(stages)
+        _need_finite(stages, cache)
         _, N, _, classes = out.logits.shape
         if classes != self.num_classes:
             raise InputError(
@@ -231,7 +234,7 @@ def cardinality_error(best, num_classes, targets):
     return abs(found - there).mean()
 
 
-def first_not_finite(stages):
+def _need_finite(stages, cache):
     """Raise NotFiniteError that names the first prediction with a NaN or infinity."""
     for stage in stages:
         xp = get_xp(stage.logits)
@@ -240,10 +243,20 @@ def first_not_finite(stages):
             if not finite.all():
                 picture = int(finite.all((1, 2)).argmin())
                 raise NotFiniteError(
-                    f'{name} of {stage.name}, picture {picture}, are not finite; check '
-                    'this picture and the weights for NaN and infinity, or lower the '
-                    'learning rate'
+                    f'{name} of {stage.name}, picture {picture}, are not finite; '
+                    f'{_origin(cache)}: check this picture and the weights for NaN and '
+                    'infinity, or lower the learning rate'
                 )
+
+
+def _origin(cache):
+    """Where it began, if the forward pass's cache is there to say."""
+    if cache is None:
+        return "criterion(…, cache=cache) with the forward pass's names the first layer"
+    found = cache.first_not_finite()
+    if found is None:  # the predictions or the weights were changed since
+        return 'the forward pass, run again, is finite'
+    return f'it begins here: {found}'
 
 
 def _stages(out):

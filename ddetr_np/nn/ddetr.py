@@ -11,6 +11,7 @@ from ..errors import InputError
 from ..module import KEEP, NOTHING_KEPT, Module, Param, Run
 from .decoder import Decoder
 from .encoder import Encoder
+from .finite import first_not_finite
 from .heads import box_head, class_head
 from .init import Init
 from .layers import Dropout, LayerNorm, Linear
@@ -72,6 +73,7 @@ class Cache(NamedTuple):
     proposals: Any
     start: Any  # how the decoder's queries came about
     decoder: Any
+    again: Any  # (model, mask, train, step, held): what this pass was called with
 
     def hold(self, block=True):
         """Return what `forward(held=…)` holds of this pass.
@@ -84,6 +86,11 @@ class Cache(NamedTuple):
         """
         top = None if self.proposals is None else self.proposals.top
         return Held(top, self.decoder.p_hats if block else None)
+
+    def first_not_finite(self):
+        """Return where a NaN or infinity of this pass began (see `nn.finite`)."""
+        model, *arguments = self.again
+        return first_not_finite(model, self.images, *arguments)
 
 
 class QueryEmbedding(Module):
@@ -252,6 +259,7 @@ class DeformableDETR(Module):
             proposals,
             start,
             decoder,
+            (self, mask, train, step, held),
         )
 
     def _check(self, images, mask, keep):

@@ -196,6 +196,11 @@ class ResNet(Module):
         self.learns = self._frozen < len(self._parts)
         self.channels = [config.width * 2**s * expansion for s in range(4)]
 
+    @property
+    def stem(self):
+        """The first part, which has no name of its own in checkpoints."""
+        return self._parts[0]
+
     def forward(self, images, keep='all', run=EVAL):
         """Return the maps C2 … C5 of the pictures.
 
