@@ -26,10 +26,14 @@ from ..ops.conv import (
     conv_norm_relu_backward,
     conv_size,
 )
+from . import winograd
 from .rows import fits, matrix
 
-WINDOWS = 1 << 19  # elements of a tile's windows
-PIXELS = 1 << 10  # of a tile; fewer would not pay for the product's start
+WINDOWS = 1 << 20  # elements of a tile's windows
+PIXELS = 1 << 10  # output pixels of a tile
+LEAST_PIXELS = 1 << 7  # fewer would not pay for arranging the kernel for the product
+SHARES = 4  # tasks at least, where there are channels enough,
+LEAST_CHANNELS = 1 << 7  # … for each
 
 
 class _Axis(NamedTuple):
@@ -56,29 +60,24 @@ class _Windows:
             and x.flags.c_contiguous
         )
 
-    def tiles(self):
-        """Return tiles: (picture, slice of output rows)."""
-        size = min(PIXELS, max(64, WINDOWS // self.width))
-        return [
-            (n, part)
-            for n in range(len(self.x))
-            for part in threads.tiles(self.Ho, size // max(1, self.Wo))
-        ]
+    def tiles(self, pixels=None):
+        """Return tiles: (picture, slice of output rows), of about as many pixels."""
+        if pixels is None:
+            pixels = min(PIXELS, max(LEAST_PIXELS, WINDOWS // self.width))
+        rows = max(1, pixels // self.Wo)
+        rows += rows % 2  # Winograd's take two rows at a time
+        parts = threads.tiles(self.Ho, rows)
+        return [(n, part) for n in range(len(self.x)) for part in parts]
 
     def __call__(self, tile):
         """Return the tile's windows as a matrix (pixels, taps · I)."""
         n, part = tile
         if self.pointwise:
             return self.x[n, part].reshape(-1, self.width)
-        H, W, I = self.x.shape[1:]
+        I = self.x.shape[3]
         r, c = self.rows, self.columns
         n_rows = part.stop - part.start
-        # the input rows and columns that the tile touches, zeros beyond the picture
-        top = part.start * r.stride + r.first
-        height = (n_rows - 1) * r.stride + (r.taps - 1) * r.step + 1
-        width = (self.Wo - 1) * c.stride + (c.taps - 1) * c.step + 1
-        inside = threads.scratch('conv_inside', (height, width, I), self.x.dtype)
-        _copy_bordered(self.x[n], top, c.first, inside)
+        inside = self.inside(n, part.start, n_rows, self.Wo)
         a, b, e = inside.strides
         view = as_strided(
             inside,
@@ -89,11 +88,41 @@ class _Windows:
         windows[...] = view
         return windows.reshape(-1, self.width)
 
+    def inside(self, n, start, rows, columns):
+        """Return the pixels that output rows from `start` on touch, zeros outside x."""
+        r, c = self.rows, self.columns
+        height = (rows - 1) * r.stride + (r.taps - 1) * r.step + 1
+        width = (columns - 1) * c.stride + (c.taps - 1) * c.step + 1
+        shape = (height, width, self.x.shape[3])
+        inside = threads.scratch('conv_inside', shape, self.x.dtype)
+        _copy_bordered(self.x[n], start * r.stride + r.first, c.first, inside)
+        return inside
 
-def _copy_bordered(x, top, left, out):
-    """out[i, j] = x[top + i, left + j], zero where that is outside x."""
+    def even_and_odd(self, n, part):
+        """Return what `winograd.convolve` takes for some output rows."""
+        h, w = (part.stop - part.start + 1) // 2, (self.Wo + 1) // 2
+        shape = (2, 2 * h + 2, w + 1, self.x.shape[3])
+        columns = threads.scratch('conv_columns', shape, self.x.dtype)
+        for i, out in enumerate(columns):
+            first = self.columns.first + i
+            _copy_bordered(
+                self.x[n], part.start + self.rows.first, first, out, step=2
+            )
+        return columns
+
+    def suit_winograd(self, O):
+        """Whether four outputs at a time are quicker: 3×3, no stride, many channels."""
+        plain = _Axis(1, 0, 1, 3)
+        return (
+            self.rows._replace(first=0) == self.columns._replace(first=0) == plain
+            and min(self.x.shape[3], O) >= winograd.LEAST
+        )
+
+
+def _copy_bordered(x, top, left, out, step=1):
+    """out[i, j] = x[top + i, left + j·step], zero where that is outside x."""
     y0, y1 = max(0, -top), min(len(out), len(x) - top)
-    x0, x1 = max(0, -left), min(out.shape[1], x.shape[1] - left)
+    x0, x1 = max(0, -(left // step)), min(out.shape[1], -((left - x.shape[1]) // step))
     if y0 >= y1 or x0 >= x1:
         out[...] = 0
         return
@@ -101,7 +130,8 @@ def _copy_bordered(x, top, left, out):
     out[y1:] = 0
     out[y0:y1, :x0] = 0
     out[y0:y1, x1:] = 0
-    out[y0:y1, x0:x1] = x[top + y0 : top + y1, left + x0 : left + x1]
+    first = left + x0 * step
+    out[y0:y1, x0:x1] = x[top + y0 : top + y1, first : left + x1 * step : step]
 
 
 def _forward_windows(x, W, stride, padding, dilation):
@@ -114,31 +144,37 @@ def _forward_windows(x, W, stride, padding, dilation):
 
 
 def _convolve(windows, W, y, shift=None, residual=None, relu=False):
-    """y = ReLU(windows · W + shift + residual); W is (taps · I, O)."""
-    O = W.shape[1]
+    """y = ReLU(windows · W + shift + residual); W is (taps, taps, I, O)."""
+    O = W.shape[3]
+    quick = windows.suit_winograd(O)
+    W = winograd.transformed(W) if quick else matrix(W)
     zero = np.zeros(O, W.dtype)  # NumPy's maximum with a number is slow
 
-    def task(tile):
-        n, part = tile
-        out = y[n, part]
-        direct = out.flags.c_contiguous
-        rows = (part.stop - part.start) * windows.Wo
-        result = (
-            out.reshape(rows, O)
-            if direct
-            else threads.scratch('conv_out', (rows, O), y.dtype)
-        )
-        np.matmul(windows(tile), W, out=result)
+    def task(where):
+        n, part, channels = where
+        out = y[n, part, :, channels]
+        result = out
+        if not out.flags.c_contiguous:
+            result = threads.scratch('conv_out', out.shape, y.dtype)
+        if quick:
+            columns = windows.even_and_odd(n, part)
+            winograd.convolve(columns, W[..., channels], result)
+        else:
+            rows = result.reshape(-1, result.shape[-1])
+            np.matmul(windows((n, part)), W[:, channels], out=rows)
         if shift is not None:
-            np.add(result, shift, out=result)
+            np.add(result, shift[channels], out=result)
         if residual is not None:
-            np.add(result, residual[n, part].reshape(rows, O), out=result)
+            np.add(result, residual[n, part, :, channels], out=result)
         if relu:
-            np.maximum(result, zero, out=result)
-        if not direct:
-            out[...] = result.reshape(out.shape)
+            np.maximum(result, zero[channels], out=result)
+        if result is not out:
+            out[...] = result
 
-    threads.run(task, windows.tiles())
+    tiles = windows.tiles(winograd.PIXELS if quick else None)
+    # small maps have few rows to share, but many channels
+    blocks = threads.tiles(O, max(LEAST_CHANNELS, -(-O * len(tiles) // SHARES)))
+    threads.run(task, [(*tile, block) for tile in tiles for block in blocks])
 
 
 @twin(conv2d)
@@ -148,7 +184,7 @@ def fast_conv2d(x, W, b=None, stride=1, padding=0, dilation=1):
         return conv2d.plain(x, W, b, stride, padding, dilation)
     windows = _forward_windows(x, W, stride, padding, dilation)
     y = np.empty((len(x), windows.Ho, windows.Wo, W.shape[3]), x.dtype)
-    _convolve(windows, matrix(W), y, b)
+    _convolve(windows, W, y, b)
     return y, ConvCache(x, W, stride, padding, dilation)
 
 
@@ -163,7 +199,7 @@ def fast_conv_norm_relu(
         )
     windows = _forward_windows(x, W, stride, padding, dilation)
     y = np.empty((len(x), windows.Ho, windows.Wo, W.shape[3]), x.dtype)
-    _convolve(windows, matrix(W * scale), y, shift, residual, relu)
+    _convolve(windows, W * scale, y, shift, residual, relu)
     conv = ConvCache(x, W, stride, padding, dilation)
     return y, ConvNormCache(conv, scale, y, residual is not None, relu)
 
@@ -238,7 +274,7 @@ def _input_gradient(dy, conv, W):
                 continue
             part = W[taps_i][:, taps_j].transpose(0, 1, 3, 2)
             windows = _Windows(dy, *out.shape[1:3], rows, columns)
-            _convolve(windows, matrix(part), out)
+            _convolve(windows, part, out)
     return dx
 
 
