@@ -4,14 +4,34 @@ Same arguments, same results within rounding, same caches. For NumPy here; nothi
 compiled. See `docs/benchmarks.md` for what each brings.
 """
 
-from . import activation, conv, encoder, linear, ms_deform_attn, norm, pool
+from . import (
+    activation,
+    conv,
+    encoder,
+    linear,
+    ms_deform_attn,
+    norm,
+    pool,
+    update,
+)
+    activation,
+    conv,
+    dropout,
+    encoder,
+    linear,
+    ms_deform_attn,
+    norm,
+    pool,
+)
 
 __all__ = [
     'activation',
     'conv',
+    'dropout',
     'encoder',
     'linear',
     'ms_deform_attn',
     'norm',
     'pool',
+    'update',
 ]

@@ -2,28 +2,55 @@
 
 import numpy as np
 
-from ..backend import get_xp
+from ..backend import get_xp, replaceable
+
+VALUES = 1 << 16  # of the numbers that are drawn, one for each element
+DRAWN = 16  # of them at each count of the generator
 
 
-def _mask(shape, p, key, dtype, xp):
-    """Return (shape) 0 or 1 / (1 − p), the same for the same key on any machine."""
-    # Philox counts: the mask is a function of the key, so nothing of it is stored
+def threshold(p):
+    """Return how many of the `VALUES` numbers drop their element, at least one not."""
+    return min(round(p * VALUES), VALUES - 1)
+
+
+def scale(p):
+    """Return 1 / the share that is kept: p is rounded to a multiple of 1 / VALUES."""
+    return VALUES / (VALUES - threshold(p))
+
+
+def kept(p, key, n, start=0):
+    """Return (n,) bool: which elements from `start` on are kept.
+
+    Philox counts: a number is a function of the key and of its place. So nothing of the
+    mask is stored, and any part of it can be drawn by itself.
+
+    Parameters
+    ----------
+    p : float
+    key : (int, int, int)
+    n, start : int
+        `start` is a multiple of `DRAWN`.
+    """
     seed, step, stream = key
-    bits = np.random.Philox(key=np.array([seed, step << 16 | stream], np.uint64))
-    kept = np.random.Generator(bits).random(shape, np.float32) >= p
-    return xp.asarray(kept * np.asarray(1 / (1 - p), dtype))
+    philox = np.random.Philox(
+        key=np.array([seed, step << 16 | stream], np.uint64), counter=start // DRAWN
+    )
+    numbers = philox.random_raw(-(-n // 4)).astype('<u8', copy=False).view('<u2')
+    return numbers[:n] >= threshold(p)
 
 
+@replaceable
 def dropout(x, p, key):
-    """y = x ⊙ mask / (1 − p), the mask 0 with probability p.
+    """y = x ⊙ mask / (1 − p), the mask 0 with probability p, else 1.
 
     Parameters
     ----------
     x : (...) array
     p : float
-        In [0, 1).
+        In [0, 1); rounded to a multiple of 2⁻¹⁶.
     key : (int, int, int) or None
-        Seed, step and stream (< 2¹⁶) of the random numbers; None switches it off.
+        Seed, step and stream (< 2¹⁶) of the random numbers; None switches it off. The
+        same key gives the same mask on any machine.
 
     Returns
     -------
@@ -33,12 +60,15 @@ def dropout(x, p, key):
     """
     if key is None or p == 0:
         return x, None
-    return x * _mask(x.shape, p, key, x.dtype, get_xp(x)), (p, key)
+    mask = get_xp(x).asarray(kept(p, key, x.size).reshape(x.shape))
+    y = x * mask
+    y *= scale(p)
+    return y, (p, key)
 
 
+@replaceable
 def dropout_backward(dy, cache):
-    """dx = dy ⊙ mask / (1 − p), the mask drawn again."""
+    """dx = dy ⊙ mask / (1 − p), the mask drawn again: dropout is its own transpose."""
     if cache is None:
         return dy
-    p, key = cache
-    return dy * _mask(dy.shape, p, key, dy.dtype, get_xp(dy))
+    return dropout.plain(dy, *cache)[0]

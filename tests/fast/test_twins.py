@@ -234,3 +234,14 @@ def test_empty_arrays():
         4,
     )
     assert ops.activation.relu(np.ones((0, 3)))[0].shape == (0, 3)
+
+
+@pytest.mark.parametrize('n', [1, 15, 16, 300_001, 600_000])
+def test_dropout_draws_the_same_mask_in_tiles(n):
+    x = np.linspace(1, 2, n)
+    dropout = ops.dropout.dropout
+    y, cache = dropout(x, 0.1, (3, 1 << 40, 9))
+    with backend.plain():
+        expected, _ = dropout(x, 0.1, (3, 1 << 40, 9))
+    np.testing.assert_array_equal(y, expected)
+    np.testing.assert_array_equal(ops.dropout.dropout_backward(x, cache), expected)

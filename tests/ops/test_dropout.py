@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from ddetr_np.ops.dropout import dropout, dropout_backward
+from ddetr_np.ops.dropout import DRAWN, dropout, dropout_backward, kept, scale
 
 
 def test_off():
@@ -17,7 +17,8 @@ def test_off():
 def test_drops_a_share_of_p_and_keeps_the_mean(p):
     n = 200_000
     y, _ = dropout(np.ones(n), p, (0, 0, 0))
-    assert set(np.unique(y)) == {0, 1 / (1 - p)}
+    assert set(np.unique(y)) == {0, scale(p)}
+    assert_allclose(scale(p), 1 / (1 - p), rtol=2**-16 / (1 - p))
     # five standard deviations of the mean
     assert abs((y == 0).mean() - p) < 5 * np.sqrt(p * (1 - p) / n)
     assert abs(y.mean() - 1) < 5 * np.sqrt(p / (1 - p) / n)
@@ -43,7 +44,20 @@ def test_the_mask_is_a_function_of_the_whole_key():
 def test_the_mask_is_known():
     # resuming and recomputing rest on it: a change of the generator must be noticed
     y, _ = dropout(np.ones(16), 0.5, (42, 3, 1))
-    assert_array_equal(y / 2, [0, 0, 1, 0, 0, 0, 1, 1, 0, 0, 1, 1, 0, 0, 1, 0])
+    assert_array_equal(y / 2, [1, 0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 0, 1, 1, 1, 1])
+
+
+def test_any_part_of_the_mask_can_be_drawn():
+    whole = kept(0.3, (5, 6, 7), 200)
+    assert_array_equal(kept(0.3, (5, 6, 7), 50, 3 * DRAWN), whole[48:98])
+
+
+@pytest.mark.parametrize('p', [1e-9, 1 - 1e-9])
+def test_a_share_too_small_for_the_numbers(p):
+    y, _ = dropout(np.ones(1000), p, (1, 2, 3))
+    assert np.isfinite(y).all()
+    if p < 0.5:
+        assert_array_equal(y, 1)
 
 
 def test_single_precision_has_the_same_mask():
