@@ -8,8 +8,8 @@ from ..module import EVAL
 
 class FeedForwardCache(NamedTuple):
     linear1: Any
-    active: Any
-    hidden: Any
+    active: Any  # what linear2 reads, by which ReLU's zeros are known, too
+    dropout: Any
     linear2: Any
 
 
@@ -28,15 +28,17 @@ def feed_forward(x, linear1, linear2, dropout, run=EVAL):
     cache : FeedForwardCache
     """
     y, c1 = linear1.forward(x)
-    y, active = ops.activation.relu(y)
-    y, hidden = dropout.forward(y, run)
-    y, c2 = linear2.forward(y)
-    return y, FeedForwardCache(c1, active, hidden, c2)
+    y, _ = ops.activation.relu(y)
+    # ReLU's own y is not kept, the largest array of all: what dropout made of it is as
+    # good, because no gradient comes back to what was dropped
+    active, dropped = dropout.forward(y, run)
+    y, c2 = linear2.forward(active)
+    return y, FeedForwardCache(c1, active, dropped, c2)
 
 
 def feed_forward_backward(dy, cache, linear1, linear2, dropout):
     """Add to the gradients; return dx (N, n, C)."""
     dy = linear2.backward(dy, cache.linear2)
-    dy = dropout.backward(dy, cache.hidden)
+    dy = dropout.backward(dy, cache.dropout)
     dy = ops.activation.relu_backward(dy, cache.active)
     return linear1.backward(dy, cache.linear1)

@@ -37,7 +37,9 @@ def sampling_locations(p_hat, offset, shapes):
     """
     p = p_hat[:, :, None, :, None, :]  # one reference for all heads and keys
     unit = _offset_unit(p_hat, offset, shapes)
-    return p[..., :2] + offset * unit, (p_hat, offset, shapes)
+    loc = p[..., :2] + offset * unit
+    # of a point, the backward pass has no use for the offsets
+    return loc, (p_hat, offset if p_hat.shape[-1] == 4 else None, shapes)
 
 
 def _offset_unit(p_hat, offset, shapes):
@@ -65,7 +67,7 @@ def sampling_locations_backward(dloc, cache, need_dp_hat=True):
     doffset : (N, Nq, M, L, K, 2) array
     """
     p_hat, offset, shapes = cache
-    doffset = dloc * _offset_unit(p_hat, offset, shapes)
+    doffset = dloc * _offset_unit(p_hat, dloc, shapes)
     if not need_dp_hat:
         return None, doffset
     dp_hat = dloc.sum((2, 4))
