@@ -7,21 +7,13 @@ compiled. See `docs/benchmarks.md` for what each brings.
 from . import (
     activation,
     conv,
-    encoder,
-    linear,
-    ms_deform_attn,
-    norm,
-    pool,
-    update,
-)
-    activation,
-    conv,
     dropout,
     encoder,
     linear,
     ms_deform_attn,
     norm,
     pool,
+    update,
 )
 
 __all__ = [
