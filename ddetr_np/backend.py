@@ -194,13 +194,16 @@ def plain():
 def substitute(others):
     """Let these stand in for operations within the block, and no registered twin.
 
+    They do so inside a `plain` block too; a `plain` block inside this one goes without.
+
     Parameters
     ----------
     others : dict
         {(operation, library): function}, as `twins` returns them.
     """
-    token = _others.set(others)
+    token, plain_token = _others.set(others), _plain.set(False)
     try:
         yield
     finally:
+        _plain.reset(plain_token)
         _others.reset(token)

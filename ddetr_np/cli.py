@@ -9,6 +9,7 @@ import sys
 import click
 
 from . import __version__
+from .commands.bench import bench
 from .commands.convert import convert
 from .commands.data import data
 from .commands.demo import demo
@@ -57,7 +58,7 @@ def cli():
     """Deformable DETR in NumPy and CuPy: find objects in pictures."""
 
 
-for command in (detect, evaluate, data, demo, convert, gradcheck, doctor):
+for command in (detect, evaluate, data, demo, convert, gradcheck, bench, doctor):
     cli.add_command(command)
 
 

@@ -69,6 +69,8 @@ def test_substitutes_stand_in_for_twins_within_the_block(registry):
             assert operation(1)[0] == 'plain'
         with substitute({}):
             assert operation(1)[0] == 'plain'
+    with plain(), substitute(others):
+        assert operation(1)[0] == 'other'
     assert operation(1)[0] == 'quick'
 
 
