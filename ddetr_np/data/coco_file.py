@@ -40,6 +40,8 @@ def scan_coco(path, findings, pictures=None, labels=CONTIGUOUS, names=None):
     rows = _annotations(path, data, findings, records, label_of)
     examples = []
     for id, record in records.items():
+        if record['file_name'] is None:
+            continue
         file = folder / record['file_name']
         problem = picture_problem(file)
         if problem:
@@ -55,8 +57,6 @@ def scan_coco(path, findings, pictures=None, labels=CONTIGUOUS, names=None):
 
 
 def _load(path, findings):
-    if not path.is_file():
-        findings.add('missing file', path, 'there is no such file')
     data = path.read_bytes()
     if not data.strip():
         findings.add('empty file', path, 'the file is empty; expected COCO JSON')
@@ -144,16 +144,19 @@ def _records(path, data, findings):
         if missing:
             message = f'a picture without {", ".join(missing)}'
             findings.add('missing field', path, message, id=where)
-            if {'id', 'file_name'} & set(missing):
+            if 'id' in missing:
                 continue
-        id, name = image['id'], image['file_name']
+        id, name = image['id'], image.get('file_name')
         if not _is_int(id):
             message = f'the picture has id {_short(id)}; expected an integer'
             findings.add('id not an integer', path, message, id=where)
             continue
         if not isinstance(name, str) or not name or '\0' in name:
-            message = f'the file_name is {_short(name)}; expected text'
-            findings.add('bad record', path, message, id=f'picture {id}')
+            if 'file_name' in image:
+                message = f'the file_name is {_short(name)}; expected text'
+                findings.add('bad record', path, message, id=f'picture {id}')
+            # known, so that its annotations are no problem of their own
+            records.setdefault(id, {'file_name': None, 'size': None})
             continue
         if id in records:
             message = (
@@ -192,7 +195,7 @@ def _folder(path, records):
     here = path.parent
     places = [here, *(here / d for d in ('images', 'pictures', split))]
     places += [up / d for d in (split, 'images', f'images/{split}', 'pictures')] + [up]
-    some = [record['file_name'] for record in list(records.values())[:50]]
+    some = [r['file_name'] for r in records.values() if r['file_name']][:50]
     # the most, not all: a picture may be missing
     return max(places, key=lambda p: sum(os.path.isfile(p / name) for name in some))
 

@@ -11,7 +11,6 @@ FATAL, REFUSED, LEFT_OUT, CLIPPED, KEPT = (
     'kept',
 )
 KINDS = {  # kind: what reading does; the published reader drops and clips in silence
-    'missing file': FATAL,
     'empty file': FATAL,
     'broken JSON': FATAL,
     'not COCO': FATAL,

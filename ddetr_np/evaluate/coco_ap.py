@@ -248,7 +248,7 @@ def _outcomes(run, truths, found):
     for part in run.evalImgs:
         if part is None or list(part['aRng'])[:2] != anything:
             continue
-        picture, label = part['image_id'], part['category_id']
+        picture, label = int(part['image_id']), int(part['category_id'])
         first = part['gtMatches'][0], part['gtIgnore']
         for id, match, ignore in zip(part['gtIds'], *first):
             if not ignore:

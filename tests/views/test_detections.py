@@ -56,7 +56,7 @@ def test_frame_stands_out_on_any_ground(ground):
 @pytest.mark.parametrize('colour', COLOURS)
 def test_text_is_legible_on_its_chip(colour):
     image = Image.new('RGB', (200, 60), (127, 127, 127))
-    font = view._font(20)
+    font = view.label_font(20)
     draw = view.ImageDraw.Draw(image)
     view._chip(draw, (5, 5, 190, 40), 'bicycle 0.87', font, 4, colour)
     inside = np.array(image)[8:37, 8:187].reshape(-1, 3)
