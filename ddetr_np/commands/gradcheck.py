@@ -15,7 +15,12 @@ WIDTH = 120  # of the table where there is no terminal
     help='Structure to check: single_scale, single_scale_dc5, multi_scale, refine or '
     'two_stage. Of --model all five if not given.',
 )
-@click.option('--full', is_flag=True, help='The published sizes, not small ones.')
+@click.option(
+    '--full',
+    is_flag=True,
+    help='The published sizes, not small ones; with --model it takes 1.5 GB and some '
+    'ten minutes for each table.',
+)
 @field_option
 @click.option(
     '--weights',
