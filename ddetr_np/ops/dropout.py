@@ -19,7 +19,7 @@ def scale(p):
 
 
 def kept(p, key, n, start=0):
-    """Return (n,) bool: which elements from `start` on are kept.
+    """Return a (n,) array of bool: which elements from `start` on are kept.
 
     Philox counts: a number is a function of the key and of its place. So nothing of the
     mask is stored, and any part of it can be drawn by itself.
