@@ -15,6 +15,8 @@ from ..ops.linear import linear, linear_backward
 from .activation import softmax_backward_rows, softmax_rows
 from .rows import fits, matrix, row_tiles, tile_sums
 
+BLOCK = 128, 512  # of dW: with fewer rows the BLAS arranges more than it multiplies
+
 
 @twin(linear)
 def fast_linear(x, W, b):
@@ -33,7 +35,7 @@ def fast_linear(x, W, b):
 
 @twin(linear_backward)
 def fast_linear_backward(dy, cache, need_dx=True):
-    """See `ops.linear`; dW in blocks of its rows, so that no two tasks share one."""
+    """See `ops.linear`; dW in blocks, so that no two tasks add to one place."""
     x, W = cache
     if not fits(dy, x, W):
         return linear_backward.plain(dy, cache, need_dx)
@@ -44,13 +46,16 @@ def fast_linear_backward(dy, cache, need_dx=True):
     def input_rows(part):
         np.matmul(drows[part], W, out=dx[part])
 
-    def weight_rows(part):
-        np.matmul(drows[:, part].T, rows, out=dW[part])
+    def weights(block):
+        outs, ins = block
+        dW[block] = np.matmul(drows[:, outs].T, rows[:, ins])
 
     if need_dx:
         threads.run(input_rows, row_tiles(len(rows), max(W.shape)))
         dx = dx.reshape(x.shape)
-    threads.run(weight_rows, threads.tiles(len(W), max(64, len(W) // 4)))
+    outs, ins = threads.tiles(len(W), BLOCK[0]), threads.tiles(W.shape[1], BLOCK[1])
+    blocks = [(o, i) for o in outs for i in ins]
+    threads.run(weights, blocks)
     return dx, dW, tile_sums(drows)
 
 
