@@ -1,22 +1,34 @@
 """The published backward pass: every loss, the matching, and every gradient, met."""
 
+import contextlib
+
 import numpy as np
 import pytest
 
 import ddetr_np
 
-pytestmark = pytest.mark.filterwarnings('error')
+
+OPERATIONS = {'twins': contextlib.nullcontext, 'plain': ddetr_np.backend.plain}
+
+
+@pytest.fixture(
+    scope='module',
+    params=['twins', pytest.param('plain', marks=pytest.mark.slow)],
+)
+def operations(request):
+    return OPERATIONS[request.param]
 
 
 @pytest.fixture(scope='module', params=['multi_scale', 'two_stage'])
-def passed(request, published_model, published_pass):
+def passed(request, operations, published_model, published_pass):
     arrays, images, mask, targets = published_pass(request.param)
     model = published_model(request.param)
-    out, cache = model.forward(images, mask, train=True)
     criterion = ddetr_np.Criterion(model.config)
-    total, losses, dout = criterion(out, targets)
     model.zero_grad()
-    dimages = model.backward(dout, cache, images=True)
+    with operations():
+        out, cache = model.forward(images, mask, train=True)
+        total, losses, dout = criterion(out, targets)
+        dimages = model.backward(dout, cache, images=True)
     matches = criterion.match(out, targets)
     grads = model.grad_dict()
     return model, arrays, total, losses, matches, dimages, grads
