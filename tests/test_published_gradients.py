@@ -7,7 +7,6 @@ import pytest
 
 import ddetr_np
 
-
 OPERATIONS = {'twins': contextlib.nullcontext, 'plain': ddetr_np.backend.plain}
 
 
