@@ -1,0 +1,244 @@
+"""Contenders, each in a process of its own, run in turn.
+
+In one process their pools of threads would fight for the cores: OpenMP's, ONNX
+Runtime's and the BLAS's go on spinning for a while after their work, in the hope of
+more. So each contender has a process with its usual settings. It sleeps while another
+runs, and there is a pause before each run, in which the other's threads come to rest.
+Compared are runs of the same round, so that a machine that slows down slows both.
+"""
+
+import importlib.metadata
+import json
+import multiprocessing
+import os
+import statistics
+import sys
+import time
+import traceback
+from pathlib import Path
+
+PAUSE = 0.5  # seconds; all of these pools go to sleep sooner
+ROOT = Path(__file__).resolve().parents[1]
+if str(ROOT) not in sys.path:  # the package beside this folder, installed or not
+    sys.path.insert(0, str(ROOT))
+
+
+class MissingError(Exception):
+    """A peer is not installed."""
+
+
+class Contender:
+    """A process that does tasks when asked.
+
+    Parameters
+    ----------
+    name : str
+    make : callable
+        Returns {task: function}; it is called in the new process.
+    *args
+        Of `make`.
+
+    Raises
+    ------
+    MissingError
+        What `make` imports is not installed.
+    """
+
+    def __init__(self, name, make, *args):
+        self.name = name
+        context = multiprocessing.get_context('spawn')
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(
+            target=_serve, args=(theirs, make, args), daemon=True
+        )
+        self._process.start()
+        theirs.close()
+        self._answer()
+
+    def time(self, task):
+        """Return the seconds that a task takes."""
+        return self._ask('time', task)
+
+    def get(self, task):
+        """Return what a task returns."""
+        return self._ask('get', task)
+
+    def peak(self):
+        """Return the most bytes that the process has held so far."""
+        return self._ask('peak', None)
+
+    def end(self):
+        """End the process."""
+        self._pipe.send(None)
+        self._process.join()
+
+    def _ask(self, *question):
+        self._pipe.send(question)
+        return self._answer()
+
+    def _answer(self):
+        try:
+            kind, value = self._pipe.recv()
+        except EOFError:
+            self._process.join()
+            code = self._process.exitcode
+            message = f'{self.name} ended by itself, exit code {code}'
+            raise RuntimeError(message) from None
+        if kind == 'missing':
+            raise MissingError(value)
+        if kind == 'error':
+            raise RuntimeError(f'{self.name}:\n{value}')
+        return value
+
+
+def _serve(pipe, make, args):
+    try:
+        tasks = make(*args)
+        pipe.send(('done', None))
+        while True:
+            question = pipe.recv()
+            if question is None:
+                return
+            pipe.send(('done', _do(tasks, *question)))
+    except ImportError as error:
+        pipe.send(('missing', str(error)))
+    except Exception:
+        pipe.send(('error', traceback.format_exc()))
+
+
+def _do(tasks, what, task):
+    if what == 'peak':
+        from ddetr_np.analysis.machine import peak
+
+        return peak()
+    start = time.perf_counter()
+    result = tasks[task]()
+    return result if what == 'get' else time.perf_counter() - start
+
+
+def enter(entries):
+    """Start contenders; those that are not installed are named and left out.
+
+    Parameters
+    ----------
+    entries : dict
+        Name → (make, *args).
+
+    Returns
+    -------
+    dict
+        Name → Contender.
+    """
+    contenders = {}
+    for name, entry in entries.items():
+        try:
+            contenders[name] = Contender(name, *entry)
+        except MissingError as missing:
+            print(f'{name} is left out: {missing}', flush=True)
+    return contenders
+
+
+def rounds(contenders, tasks, runs, log=None):
+    """Run every contender's tasks in turn, after a first round that does not count.
+
+    Parameters
+    ----------
+    contenders : dict
+        Name → Contender.
+    tasks : dict
+        Name → its tasks.
+    runs : int
+
+    Returns
+    -------
+    dict
+        (name, task) → list of seconds.
+    """
+    seconds = {(name, task): [] for name in contenders for task in tasks[name]}
+    for i in range(runs + 1):
+        for name, task in seconds:
+            time.sleep(PAUSE)
+            taken = contenders[name].time(task)
+            if i:
+                seconds[name, task].append(taken)
+            if log:
+                when = f'run {i} of {runs}' if i else 'first run, not counted'
+                print(f'  {when}: {name}, {task} {taken:.3f} s', file=log, flush=True)
+    return seconds
+
+
+def ratio(ours, theirs):
+    """Return (median, least, largest) of the ratios of runs of the same rounds."""
+    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+    return statistics.median(ratios), min(ratios), max(ratios)
+
+
+def span(values, digits=3):
+    """Return 'least–largest'."""
+    return f'{min(values):.{digits}f}–{max(values):.{digits}f}'
+
+
+def versions(*distributions):
+    """Return {distribution: version} of those that are installed."""
+    found = {}
+    for name in distributions:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def machine(*distributions):
+    """Print what the figures are measured on, and return it."""
+    from ddetr_np.analysis.machine import describe, load
+
+    found = {**describe(), **versions(*distributions)}
+    if load() is not None:
+        found['load'] = f'{load():.2f} before the first run'
+    for name, text in found.items():
+        print(f'{name:22}{text}')
+    print(flush=True)
+    return found
+
+
+def print_table(rows):
+    """Print rows of text, the first one the head; all but the first column right."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    for row in rows:
+        first, *rest = (
+            text.ljust(w) if i == 0 else text.rjust(w)
+            for i, (text, w) in enumerate(zip(row, widths))
+        )
+        print('  '.join([first, *rest]).rstrip())
+    print(flush=True)
+
+
+def verdicts(results):
+    """Print whether each target is met; return the list for JSON.
+
+    Parameters
+    ----------
+    results : list of (str, float, float)
+        What, the figure, and the most it should be.
+    """
+    found = []
+    for what, figure, limit in results:
+        met = figure <= limit
+        words = 'met' if met else f'MISSED by {figure / limit - 1:.0%}'
+        print(f'{what}: {figure:.2f}, target ≤ {limit}: {words}')
+        found.append({'what': what, 'figure': figure, 'target': limit, 'met': met})
+    return found
+
+
+def save(path, figures):
+    """Write figures to a JSON file, if there is a path."""
+    if path:
+        Path(path).write_text(json.dumps(figures, indent=1) + '\n', encoding='utf-8')
+
+
+def cores():
+    """Return the number of cores that this process may use."""
+    if hasattr(os, 'sched_getaffinity'):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
