@@ -89,7 +89,7 @@ class DecoderLayer(Module):
         dz = self.norm3.backward(dz, cache.norm3)
         dy = self.dropout4.backward(dz, cache.dropout4)
         dz = dz + feed_forward_backward(
-            dy, cache.ffn, self.linear1, self.linear2, self.dropout3
+            dy, cache.ffn, self.linear1, self.linear2
         )
         dz = self.norm1.backward(dz, cache.norm1)
         dy = self.dropout1.backward(dz, cache.dropout1)

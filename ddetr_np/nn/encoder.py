@@ -68,7 +68,7 @@ class EncoderLayer(Module):
         dx = self.norm2.backward(dy, cache.norm2)
         dy = self.dropout3.backward(dx, cache.dropout3)
         dx = dx + feed_forward_backward(
-            dy, cache.ffn, self.linear1, self.linear2, self.dropout2
+            dy, cache.ffn, self.linear1, self.linear2
         )
         dx = self.norm1.backward(dx, cache.norm1)
         dy = self.dropout1.backward(dx, cache.dropout1)

@@ -1,22 +1,13 @@
-"""The two-layer network at the end of each encoder and decoder layer."""
-
-from typing import Any, NamedTuple
+"""The two-layer network of an encoder or decoder layer, on that layer's own Params."""
 
 from .. import ops
 from ..module import EVAL
 
 
-class FeedForwardCache(NamedTuple):
-    linear1: Any
-    active: Any  # what linear2 reads, by which ReLU's zeros are known, too
-    dropout: Any
-    linear2: Any
-
-
 def feed_forward(x, linear1, linear2, dropout, run=EVAL):
     """linear2(dropout(ReLU(linear1(x)))).
 
-    The modules are the layer's own, named as published.
+    The modules are the layer's, named as published.
 
     Parameters
     ----------
@@ -25,20 +16,16 @@ def feed_forward(x, linear1, linear2, dropout, run=EVAL):
     Returns
     -------
     y : (N, n, C) array
-    cache : FeedForwardCache
+    cache : ops.feed_forward.FeedForwardCache
     """
-    y, c1 = linear1.forward(x)
-    y, _ = ops.activation.relu(y)
-    # ReLU's own y is not kept, the largest array of all: what dropout made of it is as
-    # good, because no gradient comes back to what was dropped
-    active, dropped = dropout.forward(y, run)
-    y, c2 = linear2.forward(active)
-    return y, FeedForwardCache(c1, active, dropped, c2)
+    weights = [p.data for m in (linear1, linear2) for p in (m.weight, m.bias)]
+    return ops.feed_forward.feed_forward(x, *weights, dropout.p, dropout.key(run))
 
 
-def feed_forward_backward(dy, cache, linear1, linear2, dropout):
+def feed_forward_backward(dy, cache, linear1, linear2):
     """Add to the gradients; return dx (N, n, C)."""
-    dy = linear2.backward(dy, cache.linear2)
-    dy = dropout.backward(dy, cache.dropout)
-    dy = ops.activation.relu_backward(dy, cache.active)
-    return linear1.backward(dy, cache.linear1)
+    dx, *gradients = ops.feed_forward.feed_forward_backward(dy, cache)
+    params = [p for m in (linear1, linear2) for p in (m.weight, m.bias)]
+    for p, d in zip(params, gradients, strict=True):
+        p.grad += d
+    return dx

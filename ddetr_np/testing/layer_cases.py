@@ -50,6 +50,20 @@ def _dropout(rng, c):
     yield Case('off', {'x': x}, {'p': 0.3, 'key': None})
 
 
+@cases_of('feed_forward.feed_forward')
+def _feed_forward(rng, c):
+    for tokens, settings in ((1, {}), (2 * c.Nq, {'p': 0.4, 'key': (3, 1, 4)})):
+        inputs = normal(
+            rng,
+            x=(2, tokens, c.C),
+            W1=(c.ffn, c.C),
+            b1=(c.ffn,),
+            W2=(c.C, c.ffn),
+            b2=(c.C,),
+        )
+        yield Case('with dropout' if settings else 'tokens', inputs, settings)
+
+
 CONVOLUTIONS = {  # label: kernel and settings
     '1 × 1': ((1, 1), {}),
     '1 × 1, stride 2': ((1, 1), {'stride': 2}),

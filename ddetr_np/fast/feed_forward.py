@@ -1,0 +1,99 @@
+"""The two-layer network tile by tile: its hidden channels stay in the cache.
+
+The gradients of the weights are sums over all tiles. A task is a group of tiles with
+sums of its own, and the groups are added in their order, so that the number of threads
+does not change the result.
+"""
+
+import numpy as np
+
+from .. import threads
+from ..backend import twin
+from ..ops.dropout import DRAWN, kept, scale
+from ..ops.feed_forward import (
+    FeedForwardCache,
+    feed_forward,
+    feed_forward_backward,
+)
+from .rows import fits, matrix
+
+HIDDEN = 1 << 20  # elements of a tile
+GROUPS = 8
+
+
+def _tiles(n, F):
+    # a part of dropout's mask begins at a multiple of what is drawn at once
+    rows = max(1, HIDDEN // F)
+    return threads.tiles(n, -(-rows // DRAWN) * DRAWN)
+
+
+@twin(feed_forward)
+def fast_feed_forward(x, W1, b1, W2, b2, p=0.0, key=None):
+    """See `ops.feed_forward`."""
+    if not fits(x, W1, b1, W2, b2):
+        return feed_forward.plain(x, W1, b1, W2, b2, p, key)
+    rows = matrix(x)
+    n, F = len(rows), len(W1)
+    hidden = np.empty((n, F), x.dtype)
+    y = np.empty((n, len(W2)), x.dtype)
+    zero = np.zeros(F, x.dtype)  # NumPy's maximum with a number is slow
+    drops = key is not None and p > 0
+    factor = scale(p) if drops else 1.0
+
+    def task(part):
+        h = hidden[part]
+        np.matmul(rows[part], W1.T, out=h)
+        np.add(h, b1, out=h)
+        np.maximum(h, zero, out=h)
+        if drops:
+            mask = threads.scratch('dropout', h.shape, x.dtype)
+            mask[...] = kept(p, key, h.size, part.start * F).reshape(h.shape)
+            np.multiply(h, mask, out=h)
+            np.multiply(h, factor, out=h)
+        np.add(np.matmul(h, W2.T, out=y[part]), b2, out=y[part])
+
+    threads.run(task, _tiles(n, F))
+    shape = x.shape[:-1]
+    cache = FeedForwardCache(x, W1, hidden.reshape(*shape, F), W2, factor)
+    return y.reshape(*shape, -1), cache
+
+
+@twin(feed_forward_backward)
+def fast_feed_forward_backward(dy, cache):
+    """See `ops.feed_forward`."""
+    x, W1, hidden, W2, factor = cache
+    if not fits(dy, x, W1, hidden, W2):
+        return feed_forward_backward.plain(dy, cache)
+    rows, hidden, drows = matrix(x), matrix(hidden), matrix(dy)
+    n, F = hidden.shape
+    dx = np.empty(rows.shape, x.dtype)
+    tiles = _tiles(n, F)
+    groups = [tiles[i::GROUPS] for i in range(min(GROUPS, len(tiles)))]
+    dW1 = np.zeros((len(groups), *W1.shape), x.dtype)
+    dW2 = np.zeros((len(groups), *W2.shape), x.dtype)
+    db1 = np.zeros((len(groups), 1, F), x.dtype)
+    db2 = np.zeros((len(groups), 1, len(W2)), x.dtype)
+    one = np.ones((1, max(part.stop - part.start for part in tiles)), x.dtype)
+
+    def task(g):
+        dW = threads.scratch('ffn_dW', W1.shape, x.dtype)
+        for part in groups[g]:
+            h, d = hidden[part], drows[part]
+            np.matmul(d.T, h, out=dW.reshape(W2.shape))
+            np.add(dW2[g], dW.reshape(W2.shape), out=dW2[g])
+            dh = threads.scratch('ffn_dh', h.shape, x.dtype)
+            np.matmul(d, W2, out=dh)
+            np.multiply(dh, h > 0, out=dh)
+            if factor != 1:
+                np.multiply(dh, factor, out=dh)
+            np.matmul(dh, W1, out=dx[part])
+            np.matmul(dh.T, rows[part], out=dW)
+            np.add(dW1[g], dW, out=dW1[g])
+            # a product with ones: the BLAS sums down the columns
+            ones = one[:, : len(d)]
+            db1[g] += ones @ dh
+            db2[g] += ones @ d
+
+    threads.run(task, range(len(groups)))
+    sums = (a.sum(0) for a in (dW1, db1[:, 0], dW2, db2[:, 0]))
+    return dx.reshape(x.shape), *sums
