@@ -17,6 +17,7 @@ from .commands.detect import detect
 from .commands.doctor import doctor
 from .commands.evaluate import evaluate
 from .commands.gradcheck import gradcheck
+from .commands.train import train
 from .errors import InputError
 
 
@@ -58,7 +59,7 @@ def cli():
     """Deformable DETR in NumPy and CuPy: find objects in pictures."""
 
 
-for command in (detect, evaluate, data, demo, convert, gradcheck, bench, doctor):
+for command in (detect, train, evaluate, data, demo, convert, gradcheck, bench, doctor):
     cli.add_command(command)
 
 

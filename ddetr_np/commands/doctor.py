@@ -25,6 +25,11 @@ OPTIONAL = {  # module: (distributions, what it is for, command)
         'load_model by a name on the Hugging Face hub',
         "pip install 'ddetr-np[hub]'",
     ),
+    'tensorboardX': (
+        ['tensorboardX'],
+        "a training run's scalars for TensorBoard",
+        "pip install 'ddetr-np[tensorboard]'",
+    ),
     'pytest': (['pytest'], 'the tests', "pip install 'ddetr-np[test]'"),
 }
 CUPY = ['cupy-cuda13x', 'cupy-cuda12x', 'cupy']

@@ -26,6 +26,7 @@ FOLDER_FILES = (  # of a Hugging Face folder, the first that is there
 OUTER_NAMES = ('model', 'state_dict', 'model_state_dict')  # of a training checkpoint
 WRAPPERS = ('module.', '_orig_mod.')  # DataParallel, torch.compile
 NPZ_METADATA = '__metadata__'
+TRAINING = 'training/'  # what a checkpoint of our own training holds beside the weights
 SAFETENSORS_KINDS = set(
     'F64 F32 F16 BF16 I64 I32 I16 I8 U64 U32 U16 U8 BOOL C64'.split()
 )
@@ -193,7 +194,7 @@ def _read_safetensors(path):
     try:
         with safetensors.safe_open(path, 'numpy') as file:
             metadata = file.metadata() or {}
-            names = file.keys()
+            names = [n for n in file.keys() if not n.startswith(TRAINING)]
             kinds = {name: file.get_slice(name).get_dtype() for name in names}
             widened = {name for name, kind in kinds.items() if kind == 'BF16'}
             strange = set(kinds.values()) - SAFETENSORS_KINDS
