@@ -77,7 +77,7 @@ class Row(NamedTuple):
         return 2 * self.macs / product_rate + self.bytes / copy_rate
 
 
-def product_rates(shapes, dtype, runs=3):
+def product_rates(shapes, dtype, runs=5):
     """Measure the heaviest of a model's matrix products.
 
     Parameters

@@ -94,7 +94,8 @@ def _is_of(where, name, kind):
 def counting(model):
     """Count the products of a model's passes within the block.
 
-    Twins that do a module's work in one, where nothing could be counted, are left out.
+    What is not counted itself runs as the plain operation, since a twin may do the work
+    of several, whose products nobody would see.
 
     Parameters
     ----------
@@ -125,11 +126,7 @@ def counting(model):
         return call
 
     registered = twins()
-    others = {
-        (key, library): twin
-        for (key, library), twin in registered.items()
-        if key.partition('.')[0] in ops.__all__
-    }
+    others = {}
     for operation, cost in COSTS.items():
         for library in ('numpy', 'cupy'):
             key = operation.key, library

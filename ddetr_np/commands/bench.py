@@ -46,10 +46,11 @@ def bench(
 ):
     """Measure how fast this machine runs a model, and how fast it could.
 
-    The machine's own speeds are measured first: NumPy's matrix products in the model's
-    shapes, and copying. A part's floor is the time of its matrix products alone at that
-    rate; of the sampling core and AdamW, which have none, the time to read and write
-    their arrays once. Peak memory is that of the whole process, Python included.
+    The machine's own speeds are measured first, the best of some runs: NumPy's matrix
+    products in the model's shapes, and copying. A part's floor is the time that its
+    matrix products alone take at that rate; of the sampling core and AdamW, which have
+    none, the time to read and write their arrays once. Peak memory is that of the whole
+    process, Python included.
     """
     from rich.console import Console
     from threadpoolctl import threadpool_limits

@@ -1,10 +1,13 @@
+import ast
+import inspect
 import math
+import textwrap
 
 import numpy as np
 import pytest
 
-from ddetr_np import backend, build_model
-from ddetr_np.analysis.complexity import counting
+from ddetr_np import backend, build_model, ops
+from ddetr_np.analysis.complexity import COSTS, counting
 from ddetr_np.analysis.watch import named_modules, watch
 from ddetr_np.module import EVAL, Module
 from ddetr_np.nn.init import Init
@@ -202,3 +205,36 @@ def test_a_count_is_made_where_operations_are_plain(x):
     with backend.plain(), counting(pair) as count:
         pair.forward(x)
     assert count.macs('linear') == 2 * 2 * 5 * 6 * 5 * 7
+
+
+COUNTED = {operation.__name__ for operation in COSTS}
+PRODUCTS = {'matmul', 'tensordot', 'einsum', 'dot'}
+
+
+def multiplies(operation):
+    """Whether the operation's own lines multiply matrices, unseen by a counter.
+
+    They do so too where they call the plain one of what is counted.
+    """
+    tree = ast.parse(textwrap.dedent(inspect.getsource(operation.plain)))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.MatMult):
+            return True
+        if isinstance(node, ast.Attribute):
+            whose = getattr(node.value, 'id', None)
+            if node.attr in PRODUCTS or (node.attr == 'plain' and whose in COUNTED):
+                return True
+    return False
+
+
+def test_no_operation_multiplies_uncounted():
+    found = {
+        operation
+        for room in ops.__all__
+        for operation in vars(getattr(ops, room)).values()
+        if hasattr(operation, 'plain') and multiplies(operation)
+    }
+    # Σ a², by a product of a vector with itself
+    found.discard(ops.update.sum_of_squares)
+    samples = {o for o in COSTS if o.__name__.startswith('ms_deform_attn')}
+    assert found == set(COSTS) - samples
