@@ -18,6 +18,7 @@ class CoreCache(NamedTuple):
     A: Any  # (N, Nq, M, L, K)
 
 
+@replaceable
 def sampling_locations(p_hat, offset, shapes):
     """φ_l(p̂_q) + Δp_mlqk, as fractions of level l's width and height.
 
@@ -51,6 +52,7 @@ def _offset_unit(p_hat, offset, shapes):
     return p_hat[:, :, None, :, None, 2:] * (0.5 / K)
 
 
+@replaceable
 def sampling_locations_backward(dloc, cache, need_dp_hat=True):
     """doffset = dloc · unit; dp̂_xy = Σ_mk dloc; dp̂_wh = Σ_mk dloc Δp / 2K.
 

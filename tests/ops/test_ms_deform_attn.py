@@ -284,7 +284,7 @@ def test_locations_against_loops(n, rng):
         unit = (1 / W, 1 / H) if n == 2 else p[2:] / (2 * 6)
         assert_allclose(loc[i], p[:2] + offset[i] * unit, rtol=1e-12, atol=1e-14)
     dp_hat, doffset = sampling_locations_backward(rng.random(loc.shape), cache)
-    none, same = sampling_locations_backward(cache[1], cache, need_dp_hat=False)
+    none, same = sampling_locations_backward(offset, cache, need_dp_hat=False)
     assert none is None
     assert same.shape == doffset.shape
     assert dp_hat.shape == p_hat.shape
