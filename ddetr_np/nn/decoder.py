@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from ..backend import get_xp
 from ..module import EVAL, Module, forward_keeping, recall
 from .attention import MultiHeadAttention
-from .feed_forward import feed_forward, feed_forward_backward
+from .feed_forward import FeedForward
 from .heads import predict, predict_backward
 from .layers import Dropout, LayerNorm, Linear
 from .ms_deform_attn import MSDeformAttn
@@ -45,6 +45,7 @@ class DecoderLayer(Module):
         self.linear1 = Linear(*init.linear(F, C, xavier=True))
         self.dropout3 = Dropout(config.dropout)
         self.linear2 = Linear(*init.linear(C, F, xavier=True))
+        self._ffn = FeedForward(self.linear1, self.linear2, self.dropout3)
         self.dropout4 = Dropout(config.dropout)
         self.norm3 = LayerNorm(C, init)
 
@@ -69,7 +70,7 @@ class DecoderLayer(Module):
         )
         y, dropout1 = self.dropout1.forward(y, run)
         z, norm1 = self.norm1.forward(z + y)
-        y, ffn = feed_forward(z, self.linear1, self.linear2, self.dropout3, run)
+        y, ffn = self._ffn.forward(z, run)
         y, dropout4 = self.dropout4.forward(y, run)
         z, norm3 = self.norm3.forward(z + y)
         return z, DecoderLayerCache(
@@ -88,9 +89,7 @@ class DecoderLayer(Module):
         """Add to the gradients; return dz, dpos, dp_hat and dmemory."""
         dz = self.norm3.backward(dz, cache.norm3)
         dy = self.dropout4.backward(dz, cache.dropout4)
-        dz = dz + feed_forward_backward(
-            dy, cache.ffn, self.linear1, self.linear2
-        )
+        dz = dz + self._ffn.backward(dy, cache.ffn)
         dz = self.norm1.backward(dz, cache.norm1)
         dy = self.dropout1.backward(dz, cache.dropout1)
         dq, dp_hat, dmemory = self.cross_attn.backward(dy, cache.cross_attn)

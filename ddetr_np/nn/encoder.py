@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from ..backend import replaceable
 from ..module import EVAL, Module, forward_keeping, recall
-from .feed_forward import feed_forward, feed_forward_backward
+from .feed_forward import FeedForward
 from .layers import Dropout, LayerNorm, Linear
 from .ms_deform_attn import MSDeformAttn
 
@@ -35,6 +35,7 @@ class EncoderLayer(Module):
         self.linear1 = Linear(*init.linear(F, C, xavier=True))
         self.dropout2 = Dropout(config.dropout)
         self.linear2 = Linear(*init.linear(C, F, xavier=True))
+        self._ffn = FeedForward(self.linear1, self.linear2, self.dropout2)
         self.dropout3 = Dropout(config.dropout)
         self.norm2 = LayerNorm(C, init)
 
@@ -53,7 +54,7 @@ class EncoderLayer(Module):
         y, attn = self.self_attn.forward(x + pos, p_hat, x, shapes, padding)
         y, dropout1 = self.dropout1.forward(y, run)
         x, norm1 = self.norm1.forward(x + y)
-        y, ffn = feed_forward(x, self.linear1, self.linear2, self.dropout2, run)
+        y, ffn = self._ffn.forward(x, run)
         y, dropout3 = self.dropout3.forward(y, run)
         y, norm2 = self.norm2.forward(x + y)
         return y, EncoderLayerCache(attn, dropout1, norm1, ffn, dropout3, norm2)
@@ -67,9 +68,7 @@ class EncoderLayer(Module):
         """Add to the gradients; return dx and dpos (N, S, C)."""
         dx = self.norm2.backward(dy, cache.norm2)
         dy = self.dropout3.backward(dx, cache.dropout3)
-        dx = dx + feed_forward_backward(
-            dy, cache.ffn, self.linear1, self.linear2
-        )
+        dx = dx + self._ffn.backward(dy, cache.ffn)
         dx = self.norm1.backward(dx, cache.norm1)
         dy = self.dropout1.backward(dx, cache.dropout1)
         # every token's reference point is its own place: a constant

@@ -1,31 +1,36 @@
-"""The two-layer network of an encoder or decoder layer, on that layer's own Params."""
+"""The two-layer network of an encoder or decoder layer."""
 
 from .. import ops
-from ..module import EVAL
+from ..module import EVAL, Module
 
 
-def feed_forward(x, linear1, linear2, dropout, run=EVAL):
-    """linear2(dropout(ReLU(linear1(x)))).
+class FeedForward(Module):
+    """linear2(dropout(ReLU(linear1(x)))), on that layer's own modules.
 
-    The modules are the layer's, named as published.
+    Published checkpoints know the two maps by the layer's name: this module has none,
+    and stands under a leading underscore in the layer.
 
     Parameters
     ----------
-    x : (N, n, C) array
-
-    Returns
-    -------
-    y : (N, n, C) array
-    cache : ops.feed_forward.FeedForwardCache
+    linear1, linear2 : Linear
+    dropout : Dropout
     """
-    weights = [p.data for m in (linear1, linear2) for p in (m.weight, m.bias)]
-    return ops.feed_forward.feed_forward(x, *weights, dropout.p, dropout.key(run))
 
+    def __init__(self, linear1, linear2, dropout):
+        self.linear1, self.linear2, self.dropout = linear1, linear2, dropout
 
-def feed_forward_backward(dy, cache, linear1, linear2):
-    """Add to the gradients; return dx (N, n, C)."""
-    dx, *gradients = ops.feed_forward.feed_forward_backward(dy, cache)
-    params = [p for m in (linear1, linear2) for p in (m.weight, m.bias)]
-    for p, d in zip(params, gradients, strict=True):
-        p.grad += d
-    return dx
+    def _params(self):
+        return [p for m in (self.linear1, self.linear2) for p in (m.weight, m.bias)]
+
+    def forward(self, x, run=EVAL):
+        """Map (N, n, C) to (N, n, C)."""
+        weights = [p.data for p in self._params()]
+        drop = self.dropout
+        return ops.feed_forward.feed_forward(x, *weights, drop.p, drop.key(run))
+
+    def backward(self, dy, cache):
+        """Add to the gradients; return dx (N, n, C)."""
+        dx, *gradients = ops.feed_forward.feed_forward_backward(dy, cache)
+        for p, d in zip(self._params(), gradients, strict=True):
+            p.grad += d
+        return dx

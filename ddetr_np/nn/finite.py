@@ -71,9 +71,8 @@ def first_not_finite(model, images, mask=None, train=False, step=0, held=None):
         if hasattr(module, 'forward') and id(module) not in seen:
             seen.add(id(module))
             module.forward = _watch(module.forward, name, module, watched)
-    # the stem is the body's first part and has no name: it goes by its convolution's
-    stem = watched.backbone[0].body.stem
-    stem.forward = _watch(stem.forward, 'backbone.0.body.conv1', stem, watched)
+    for name, module in _unnamed_modules(watched):
+        module.forward = _watch(module.forward, name, module, watched)
     try:
         with np.errstate(all='ignore'):
             # 'none' would take other roads, which fuse what is to be told apart
@@ -121,6 +120,17 @@ def _named_modules(module, prefix=''):
     for name, child in module.children():
         if isinstance(child, Module):
             yield from _named_modules(child, f'{prefix}.{name}' if prefix else name)
+
+
+def _unnamed_modules(model):
+    """Yield (published name, module) of those that take several modules' work.
+
+    The stem, and each layer's two linear maps: they go by the first of the names.
+    """
+    yield 'backbone.0.body.conv1', model.backbone[0].body.stem
+    for name, module in _named_modules(model):
+        if hasattr(module, '_ffn'):
+            yield f'{name}.linear1', module._ffn
 
 
 def _first_picture(things):
