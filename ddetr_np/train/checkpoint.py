@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import safetensors
-from safetensors.numpy import save
 
 from ..errors import InputError, NotFiniteError
 from ..files import replacing
 from ..weights.files import TRAINING
+from ..weights.write import write_safetensors
 
 NAME, PREVIOUS = 'checkpoint.safetensors', 'previous.safetensors'
 PREFIX = TRAINING  # not read as weights
@@ -58,7 +58,7 @@ def write_checkpoint(folder, weights, config, tensors, facts):
     }
     with replacing(folder / NAME) as part:
         with open(part, 'wb') as file:
-            file.write(save(everything, metadata))
+            write_safetensors(file, everything, metadata)
             file.flush()
             os.fsync(file.fileno())  # or a power cut could leave the name without data
         _keep_previous(folder)

@@ -38,6 +38,8 @@ def open_data(settings):
     if not val:
         return data, None
     if val == SCENES:
+        if not s.val_count:
+            return data, None
         return data, Scenes(s.val_count, s.val_seed, s.height, s.width)
     # the classes as the model will have learnt them, in their order
     names = data.names if settings.labels == 'contiguous' else None
@@ -121,7 +123,9 @@ def _classes(settings, data):
 
 def _build_from(settings, classes, tell):
     """Build the checkpoint's model with other classes; keep all that fits."""
-    old = load_model(settings.weights, settings.dtype)
+    # the number of heads does not show in a bare state dict
+    told = {name: v for name, v in settings.model.items() if name == 'M'}
+    old = load_model(settings.weights, settings.dtype, **told)
     fields = old.config.to_dict() | {'names': None}
     if settings.variant:
         published = VARIANTS[settings.variant]

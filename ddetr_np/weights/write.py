@@ -58,8 +58,8 @@ def write_tensors(path, tensors, metadata=None):
             if path.suffix.lower() == '.safetensors':
                 # 'pt': the layouts are PyTorch's, and transformers asks for it
                 extra = {} if config is None else {'config': json.dumps(config)}
-                # not save_file: it would make a file that only its owner may read
-                part.write_bytes(save(arrays, {'format': 'pt', **extra}))
+                with open(part, 'wb') as file:
+                    write_safetensors(file, arrays, {'format': 'pt', **extra})
             elif path.suffix.lower() == '.npz':
                 if config is not None:
                     arrays[NPZ_METADATA] = np.array(json.dumps({'config': config}))
@@ -74,6 +74,28 @@ def write_tensors(path, tensors, metadata=None):
         raise InputError(f'{path} cannot be written: {error.strerror}') from error
     except TypeError as error:
         raise InputError(f'{path} cannot be written: {error}; try .npz') from error
+
+
+def write_safetensors(file, arrays, metadata):
+    """Write safetensors, the same bytes for the same content.
+
+    Parameters
+    ----------
+    file : binary file
+    arrays : dict of str → contiguous array
+    metadata : dict of str → str
+    """
+    # not save_file: it would make a file that only its owner may read
+    content = memoryview(save(arrays, metadata))
+    end = 8 + int.from_bytes(content[:8], 'little')
+    header = json.loads(bytes(content[8:end]))
+    # the library puts the metadata in another order in each process
+    header['__metadata__'] = dict(sorted(header['__metadata__'].items()))
+    text = json.dumps(header, ensure_ascii=False, separators=(',', ':')).encode()
+    text += b' ' * (-len(text) % 8)  # the arrays stay aligned
+    file.write(len(text).to_bytes(8, 'little'))
+    file.write(text)
+    file.write(content[end:])
 
 
 def _contiguous(tensors):

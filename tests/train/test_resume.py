@@ -1,0 +1,139 @@
+"""A run that was stopped or killed ends as one that ran through, bit for bit."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from ddetr_np.train.checkpoint import NAME, PREVIOUS, read_checkpoint
+from ddetr_np.train.loop import Interrupted, train_model
+
+STEPS = 6
+NOT_JUDGED = {'scenes.val_count': 0}
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_stopped_anywhere(
+    straight, train, small, tmp_path, workers, need_equal_runs
+):
+    """Dropout, moving average, warm-up, drop and order of the data go on."""
+    settings = small(workers=workers)
+    # within an epoch, where one ends, and anywhere
+    anywhere = int(np.random.default_rng().integers(1, STEPS))
+    for stop in {2, 3, anywhere} if workers == 0 else {anywhere}:
+        name = f'stopped{stop}'
+        with pytest.raises(Interrupted):
+            train(settings, name, stop_after=stop)
+        assert read_checkpoint(tmp_path / name)[3]['step'] == stop
+        train(settings, name, resume=True)
+        need_equal_runs(straight, tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    'change', [{'ema': 0.3}, {'model.dropout': 0.2}], ids=str
+)
+def test_the_comparison_sees(change, straight, train, small, tmp_path, need_equal_runs):
+    """Another average or dropout is another run."""
+    train(small(**change))
+    with pytest.raises(AssertionError):
+        need_equal_runs(straight, tmp_path / 'run')
+
+
+def test_cosine_and_sgd_go_on(train, small, tmp_path, need_equal_runs):
+    settings = small(
+        schedule='cosine', optimizer='sgd', ema=0.0, variant='refine', **NOT_JUDGED
+    )
+    train(settings, 'straight')
+    with pytest.raises(Interrupted):
+        train(settings, 'stopped', stop_after=4)
+    train(settings, 'stopped', resume=True)
+    need_equal_runs(tmp_path / 'straight', tmp_path / 'stopped')
+
+
+def test_a_stop_in_the_evaluation(straight, train, small, tmp_path, need_equal_runs):
+    settings = small()
+    asked = []
+
+    def tell(kind, **facts):
+        if kind == 'evaluated':
+            asked.append(kind)
+
+    with pytest.raises(Interrupted):
+        train_model(
+            settings, tmp_path / 'stopped', tell=tell, stop=lambda: len(asked) == 2
+        )
+    train(settings, 'stopped', resume=True)
+    need_equal_runs(straight, tmp_path / 'stopped')
+
+
+def test_more_epochs(straight, train, small, tmp_path, need_equal_runs):
+    train(small(epochs=1), 'longer')
+    train(small(), 'longer', resume=True)
+    need_equal_runs(straight, tmp_path / 'longer')
+
+
+def killed_run(settings_file, out, wait, resume):
+    """Start or go on with a run in a process of its own; kill it; say if it ran."""
+    command = [sys.executable, '-m', 'ddetr_np', 'train', '--out', out]
+    command += ['--resume'] if resume else ['--config', settings_file]
+    process = subprocess.Popen(
+        [*map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        env=os.environ | {'PYTHONPATH': os.pathsep.join(sys.path)},
+    )
+    metrics = out / 'metrics.jsonl'
+    before = metrics.stat().st_mtime_ns if metrics.exists() else None
+    try:
+        while process.poll() is None:
+            if metrics.exists():
+                now = metrics.stat()
+                if now.st_size and now.st_mtime_ns != before:
+                    break
+            time.sleep(0.002)
+        time.sleep(wait)
+        alive = process.poll() is None
+        process.send_signal(signal.SIGKILL if os.name == 'posix' else signal.SIGTERM)
+    finally:
+        process.kill()
+        process.wait()
+    return alive
+
+
+@pytest.fixture
+def kill_and_compare(train, small, tmp_path, need_equal_runs):
+    def kill_and_compare(times, epochs, longest):
+        rng = np.random.default_rng()
+        settings = small(epochs=epochs, save_every=1)
+        train(settings, 'straight')
+        settings.write(tmp_path / 'settings.toml')
+        out = tmp_path / 'killed'
+        killed = 0
+        for i in range(times):
+            wait = rng.uniform(0, longest)
+            killed += killed_run(tmp_path / 'settings.toml', out, wait, resume=i > 0)
+            # whatever is there is whole
+            for name in (NAME, PREVIOUS):
+                if (out / name).exists():
+                    from safetensors.numpy import load_file
+
+                    assert load_file(out / name)
+            saved = read_checkpoint(out)
+            print('killed after step', saved[3]['step'] if saved else None)
+        train(settings, 'killed', resume=True)
+        need_equal_runs(tmp_path / 'straight', out)
+        assert not list(out.glob('.*'))  # nothing half-written stays
+        return killed
+
+    return kill_and_compare
+
+
+def test_killed_twice(kill_and_compare):
+    assert kill_and_compare(times=2, epochs=2, longest=0.2) > 0
+
+
+@pytest.mark.slow
+def test_killed_ten_times(kill_and_compare):
+    assert kill_and_compare(times=10, epochs=24, longest=0.5) == 10
