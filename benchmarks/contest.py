@@ -5,6 +5,8 @@ Runtime's and the BLAS's go on spinning for a while after their work, in the hop
 more. So each contender has a process with its usual settings. It sleeps while another
 runs, and there is a pause before each run, in which the other's threads come to rest.
 Compared are runs of the same round, so that a machine that slows down slows both.
+
+On a machine with other work, `quiet` repeats runs that were disturbed (Linux only).
 """
 
 import importlib.metadata
@@ -16,8 +18,11 @@ import sys
 import time
 import traceback
 from pathlib import Path
+from typing import NamedTuple
 
 PAUSE = 0.5  # seconds; all of these pools go to sleep sooner
+TRIES = 40  # to have a run undisturbed
+PATIENCE = 60.0  # seconds to wait for a quiet moment before a run
 ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:  # the package beside this folder, installed or not
     sys.path.insert(0, str(ROOT))
@@ -25,6 +30,20 @@ if str(ROOT) not in sys.path:  # the package beside this folder, installed or no
 
 class MissingError(Exception):
     """A peer is not installed."""
+
+
+class Run(NamedTuple):
+    """What a run took.
+
+    Parameters
+    ----------
+    seconds : float
+    others : float
+        How many cores other processes were using meanwhile; NaN if unknown.
+    """
+
+    seconds: float
+    others: float
 
 
 class Contender:
@@ -56,8 +75,13 @@ class Contender:
         self._answer()
 
     def time(self, task):
-        """Return the seconds that a task takes."""
-        return self._ask('time', task)
+        """Return the Run of a task."""
+        before, own = busy(), busy(self._process.pid)
+        start = time.perf_counter()
+        seconds = self._ask('time', task)
+        whole = time.perf_counter() - start
+        others = (busy() - before) - (busy(self._process.pid) - own)
+        return Run(seconds, others / whole)
 
     def get(self, task):
         """Return what a task returns."""
@@ -116,6 +140,22 @@ def _do(tasks, what, task):
     return result if what == 'get' else time.perf_counter() - start
 
 
+def busy(pid=None):
+    """Return the seconds that all cores, or a process, have worked; NaN if unknown."""
+    try:
+        if pid is None:
+            fields = Path('/proc/stat').read_text().split('\n')[0].split()[1:]
+            idle = int(fields[3]) + int(fields[4])
+            ticks = sum(map(int, fields[:8])) - idle
+        else:
+            # the name, in brackets, may hold blanks
+            fields = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()
+            ticks = int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf('SC_CLK_TCK')
+    except (OSError, ValueError, IndexError):
+        return float('nan')
+
+
 def enter(entries):
     """Start contenders; those that are not installed are named and left out.
 
@@ -138,7 +178,7 @@ def enter(entries):
     return contenders
 
 
-def rounds(contenders, tasks, runs, log=None):
+def rounds(contenders, tasks, runs, quiet=None):
     """Run every contender's tasks in turn, after a first round that does not count.
 
     Parameters
@@ -148,28 +188,77 @@ def rounds(contenders, tasks, runs, log=None):
     tasks : dict
         Name → its tasks.
     runs : int
+    quiet : float or None
+        Repeat runs while other processes use more than so many cores.
 
     Returns
     -------
     dict
-        (name, task) → list of seconds.
+        (name, task) → list of Run.
     """
-    seconds = {(name, task): [] for name in contenders for task in tasks[name]}
+    done = {(name, task): [] for name in contenders for task in tasks[name]}
     for i in range(runs + 1):
-        for name, task in seconds:
-            time.sleep(PAUSE)
-            taken = contenders[name].time(task)
+        for name, task in done:
+            run = undisturbed(contenders[name], task, quiet if i else None)
             if i:
-                seconds[name, task].append(taken)
-            if log:
-                when = f'run {i} of {runs}' if i else 'first run, not counted'
-                print(f'  {when}: {name}, {task} {taken:.3f} s', file=log, flush=True)
-    return seconds
+                done[name, task].append(run)
+            which = f'run {i} of {runs}' if i else 'first run, not counted'
+            tell(f'{which}: {name}, {task}', run)
+    return done
+
+
+def undisturbed(contender, task, quiet=None):
+    """Return a Run during which others used at most `quiet` cores, or the best one."""
+    best = None
+    for _ in range(TRIES if quiet is not None else 1):
+        time.sleep(PAUSE)
+        if quiet is not None:
+            wait(quiet)
+        run = contender.time(task)
+        if best is None or run.others < best.others:
+            best = run
+        if quiet is None or not run.others > quiet:  # unknown counts as undisturbed
+            break
+    return best
+
+
+def tell(what, run):
+    """Say on stderr what a run took."""
+    line = f'  {what} {run.seconds:.3f} s; other work took {run.others:.2f} cores'
+    print(line, file=sys.stderr, flush=True)
+
+
+def wait(quiet):
+    """Wait until other processes use at most so many cores, or patience ends."""
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        before = busy()
+        time.sleep(PAUSE)
+        if not busy() - before > quiet * PAUSE:
+            return
+
+
+def seconds(runs):
+    """Return the seconds of Runs."""
+    return [run.seconds for run in runs]
+
+
+def add_options(parser, runs):
+    """Add the options that all contests have."""
+    parser.add_argument('--runs', type=int, default=runs, help='rounds that count')
+    parser.add_argument('--threads', type=int, default=cores())
+    parser.add_argument('--json', help='file for all figures')
+    parser.add_argument(
+        '--quiet',
+        type=float,
+        metavar='CORES',
+        help='repeat runs while other processes use more than so many cores: 0.1',
+    )
 
 
 def ratio(ours, theirs):
-    """Return (median, least, largest) of the ratios of runs of the same rounds."""
-    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+    """Return (median, least, largest) of the ratios of Runs of the same rounds."""
+    ratios = [a.seconds / b.seconds for a, b in zip(ours, theirs, strict=True)]
     return statistics.median(ratios), min(ratios), max(ratios)
 
 

@@ -32,10 +32,8 @@ LIBRARIES = (
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
-    parser.add_argument('--runs', type=int, default=9)
+    contest.add_options(parser, runs=9)
     parser.add_argument('--size', nargs=2, type=int, default=(800, 1066))
-    parser.add_argument('--threads', type=int, default=contest.cores())
-    parser.add_argument('--json', help='file for all figures')
     args = parser.parse_args()
     figures = {'machine': contest.machine(*LIBRARIES), 'options': vars(args)}
     with tempfile.TemporaryDirectory() as folder:
@@ -51,12 +49,16 @@ def main():
         )
         figures['differences'] = compare(contenders)
         tasks = {name: ['inference'] for name in contenders}
-        seconds = contest.rounds(contenders, tasks, args.runs, sys.stderr)
-        floors = [contenders['ddetr-np'].get('floor') for _ in range(3)]
+        runs = contest.rounds(contenders, tasks, args.runs, args.quiet)
+        floors = []
+        for _ in range(5):
+            if args.quiet is not None:
+                contest.wait(args.quiet)
+            floors.append(contenders['ddetr-np'].get('floor'))
         peak = {name: c.peak() for name, c in contenders.items()}
         for c in contenders.values():
             c.end()
-    report(figures, seconds, floors, peak)
+    report(figures, runs, floors, peak)
     contest.save(args.json, figures)
 
 
@@ -77,13 +79,14 @@ def compare(contenders):
     return found
 
 
-def report(figures, seconds, floors, peak):
+def report(figures, runs, floors, peak):
     """Print the table and the verdicts; put everything into figures."""
-    ours = seconds['ddetr-np', 'inference']
+    ours = runs['ddetr-np', 'inference']
     rows = [('', 'median, s', 'range', 'ours / it', 'range', 'peak, GB')]
     results, ratios = [], {}
-    for (name, _), taken in seconds.items():
-        row = [name, f'{statistics.median(taken):.3f}', contest.span(taken)]
+    for (name, _), taken in runs.items():
+        seconds = contest.seconds(taken)
+        row = [name, f'{statistics.median(seconds):.3f}', contest.span(seconds)]
         if name == 'ddetr-np':
             row += ['', '']
         else:
@@ -93,13 +96,13 @@ def report(figures, seconds, floors, peak):
         rows.append((*row, f'{peak[name] / 1e9:.2f}'))
     floor = min(f for f, _ in floors)  # left alone, the machine can do this
     macs = floors[0][1]
-    above = statistics.median(ours) / floor
+    above = statistics.median(contest.seconds(ours)) / floor
     rate = f'{2e-9 * macs / floor:.0f} GFLOP/s'
     rows.append(('its matrix products', f'{floor:.3f}', rate, f'{above:.2f}', '', ''))
     contest.print_table(rows)
     results.append(('inference / its matrix products', above, FLOOR_TARGET))
     figures.update(
-        seconds={name: taken for (name, _), taken in seconds.items()},
+        runs={name: taken for (name, _), taken in runs.items()},
         ratios=ratios,
         floor=floor,
         macs=int(macs),

@@ -12,7 +12,6 @@ docs/figures/. Needs no peer.
 
 import argparse
 import statistics
-import sys
 
 import contest
 import peers
@@ -69,13 +68,11 @@ def complexity(config, Nq, HW):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
-    parser.add_argument('--runs', type=int, default=5)
+    contest.add_options(parser, runs=5)
     parser.add_argument('--only', choices=AXES, action='append')
     parser.add_argument('--sizes', nargs='+', type=int, default=SIZES)
     parser.add_argument('--training', action='store_true', help='training passes, too')
     parser.add_argument('--keep', choices=('all', 'inputs'), default='inputs')
-    parser.add_argument('--threads', type=int, default=contest.cores())
-    parser.add_argument('--json', help='file for all figures')
     parser.add_argument(
         '--figures', default=contest.ROOT / 'docs' / 'figures', help='folder for plots'
     )
@@ -116,11 +113,11 @@ def measure(axis, values, tasks, args):
                 name = f'{axis} {point[axis]}'
                 c = contest.Contender(name, detector, *at, *where)
                 c.get(task)  # the first run is no measure of time
-                taken = c.time(task)
-                point['seconds'][task].append(taken)
+                run = contest.undisturbed(c, task, args.quiet)
+                point['seconds'][task].append(run.seconds)
                 point.setdefault('peak', {})[task] = c.peak()
                 c.end()
-                print(f'  run {i + 1}: {name}, {task} {taken:.3f} s', file=sys.stderr)
+                contest.tell(f'run {i + 1}: {name}, {task}', run)
     return points
 
 

@@ -39,10 +39,8 @@ PASS, STEP = 'training pass', 'AdamW step'
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
-    parser.add_argument('--runs', type=int, default=5)
+    contest.add_options(parser, runs=5)
     parser.add_argument('--size', nargs=2, type=int, default=(800, 1066))
-    parser.add_argument('--threads', type=int, default=contest.cores())
-    parser.add_argument('--json', help='file for all figures')
     args = parser.parse_args()
     figures = {'machine': contest.machine(*LIBRARIES), 'options': vars(args)}
     with tempfile.TemporaryDirectory() as folder:
@@ -61,12 +59,12 @@ def main():
         tasks['ddetr-np'] = [PASS, STEP]
         if 'PyTorch' in contenders:
             tasks['PyTorch'] = [PASS, STEP, f'{STEP}, fused', f'{STEP}, not clipped']
-        seconds = contest.rounds(contenders, tasks, args.runs, sys.stderr)
+        runs = contest.rounds(contenders, tasks, args.runs, args.quiet)
         # after the first rounds all hold what a training holds, optimiser's state too
         peak = {name: c.peak() for name, c in contenders.items()}
         for c in contenders.values():
             c.end()
-    report(figures, seconds, peak)
+    report(figures, runs, peak)
     contest.save(args.json, figures)
 
 
@@ -94,19 +92,20 @@ def compare(contenders):
     return found
 
 
-def report(figures, seconds, peak):
+def report(figures, runs, peak):
     """Print the tables and the verdicts; put everything into figures."""
     results, ratios = [], {}
     for task in (PASS, STEP):
         rows = [(task, 'median, s', 'range', 'ours / it', 'range', 'peak, GB')]
-        ours = seconds['ddetr-np', task]
-        for (name, what), taken in seconds.items():
+        ours = runs['ddetr-np', task]
+        for (name, what), taken in runs.items():
             if not what.startswith(task):
                 continue
+            seconds = contest.seconds(taken)
             row = [
                 name + what.removeprefix(task),
-                f'{statistics.median(taken):.3f}',
-                contest.span(taken),
+                f'{statistics.median(seconds):.3f}',
+                contest.span(seconds),
             ]
             if name == 'ddetr-np':
                 row += ['', '']
@@ -120,7 +119,7 @@ def report(figures, seconds, peak):
             rows.append((*row, f'{peak[name] / 1e9:.2f}' if task == PASS else ''))
         contest.print_table(rows)
     figures.update(
-        seconds={f'{name}: {what}': taken for (name, what), taken in seconds.items()},
+        runs={f'{name}: {what}': taken for (name, what), taken in runs.items()},
         ratios=ratios,
         peak=peak,
         targets=contest.verdicts(results),
