@@ -1,5 +1,6 @@
 """Calling a function ahead of time in other processes, results in order."""
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -20,6 +21,8 @@ def _begin(function):
     _work = function
     # Ctrl-C reaches the whole group: the parent ends the workers in good order
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, 'pthread_sigmask'):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threadpool_limits(1)  # the cores belong to the training
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -28,6 +31,23 @@ def _end_with_parent():
     # a parent that was killed says nothing, and its workers would wait for ever
     multiprocessing.parent_process().join()
     os._exit(1)
+
+
+@contextlib.contextmanager
+def _without_interrupts():
+    """Hold Ctrl-C back; processes begun here hold it back until they say otherwise."""
+    if not hasattr(signal, 'pthread_sigmask'):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _nothing():
+    """Be called, so that the process begins."""
 
 
 def _call(job):
@@ -51,6 +71,11 @@ class Pool:
             self._executor = ProcessPoolExecutor(
                 workers, multiprocessing.get_context('spawn'), _begin, (function,)
             )
+            # all at once: one that Ctrl-C met while it was still importing would
+            # print a traceback of its own
+            with _without_interrupts():
+                for _ in range(workers):
+                    self._executor.submit(_nothing)
 
     def map(self, jobs, window):
         """Yield function(job) for each job, in order.
