@@ -110,7 +110,7 @@ def kill_and_compare(train, small, tmp_path, need_equal_runs):
         train(settings, 'straight')
         settings.write(tmp_path / 'settings.toml')
         out = tmp_path / 'killed'
-        killed = 0
+        killed, steps = 0, []
         for i in range(times):
             wait = rng.uniform(0, longest)
             killed += killed_run(tmp_path / 'settings.toml', out, wait, resume=i > 0)
@@ -121,19 +121,23 @@ def kill_and_compare(train, small, tmp_path, need_equal_runs):
 
                     assert load_file(out / name)
             saved = read_checkpoint(out)
-            print('killed after step', saved[3]['step'] if saved else None)
+            steps.append(saved[3]['step'] if saved else 0)
+        print('saved steps when killed:', steps)
         train(settings, 'killed', resume=True)
         need_equal_runs(tmp_path / 'straight', out)
         assert not list(out.glob('.*'))  # nothing half-written stays
-        return killed
+        return killed, steps
 
     return kill_and_compare
 
 
 def test_killed_twice(kill_and_compare):
-    assert kill_and_compare(times=2, epochs=2, longest=0.2) > 0
+    killed, _ = kill_and_compare(times=2, epochs=2, longest=0.2)
+    assert killed > 0
 
 
 @pytest.mark.slow
 def test_killed_ten_times(kill_and_compare):
-    assert kill_and_compare(times=10, epochs=24, longest=0.5) == 10
+    killed, steps = kill_and_compare(times=10, epochs=24, longest=1.5)
+    assert killed == 10
+    assert len(set(steps)) > 4  # at many places

@@ -1,8 +1,17 @@
 import tomllib
+from pathlib import Path
 
 import pytest
 
-from ddetr_np import AdamW, Criterion, InputError, Settings, build_model, read_settings
+from ddetr_np import (
+    AdamW,
+    Criterion,
+    InputError,
+    Settings,
+    build_model,
+    make_config,
+    read_settings,
+)
 from ddetr_np.data import augment
 from ddetr_np.train.state import make_optimizer
 from ddetr_np.train.toml import parse_setting
@@ -110,3 +119,12 @@ def test_augmentation_is_what_was_said():
     assert settings.augment.make(800, 1333) == augment.Augment((240,), flip_y=0.5)
     none = Settings().replace(augment={'kind': 'none'})
     assert none.augment.make(240, 320) == augment.Plain(240, 320)
+
+
+def test_the_documented_file(tmp_path):
+    guide = Path(__file__).parents[2] / 'docs' / 'training.md'
+    text = guide.read_text(encoding='utf-8').split('```toml\n')[1].split('```')[0]
+    (tmp_path / 'small.toml').write_text(text, encoding='utf-8')
+    settings = read_settings(tmp_path / 'small.toml')
+    assert settings.ema == 0.999
+    make_config(settings.variant, **settings.model)
