@@ -147,11 +147,11 @@ def test_what_a_run_leaves(straight, small, diary):
     assert ddetr_np.read_settings(straight / 'settings.toml') == small()
     records = diary(straight)
     kinds = [(r['kind'], r['epoch'], r['step']) for r in records]
-    steps = [('step', 1 + n // 3, n + 1) for n in range(6)]
-    assert kinds == [*steps[:3], ('eval', 1, 3), *steps[3:], ('eval', 2, 6)]
-    # warm-up over four steps, then the drop after the first epoch
-    warm = [0.001 + 0.999 * min(n, 4) / 4 for n in range(6)]
-    drop = [1, 1, 1, 0.1, 0.1, 0.1]
+    steps = [('step', 1 + n // 2, n + 1) for n in range(4)]
+    assert kinds == [*steps[:2], ('eval', 1, 2), *steps[2:], ('eval', 2, 4)]
+    # warm-up over three steps; the drop after the first epoch
+    warm = [0.001 + 0.999 * n / 3 for n in range(4)]
+    drop = [1, 1, 0.1, 0.1]
     assert [r['lr'] for r in records if r['kind'] == 'step'] == pytest.approx(
         [1e-3 * w * d for w, d in zip(warm, drop)]
     )
@@ -166,7 +166,7 @@ def test_what_a_run_leaves(straight, small, diary):
             assert r['pictures'] == 4
     figures = json.loads((straight / 'figures.json').read_text())
     assert figures['figures']['AP'] == records[-1]['AP']
-    assert figures['pictures'] == 3
+    assert figures['pictures'] == 2
 
 
 def test_the_weights_are_the_average(straight):
@@ -188,7 +188,7 @@ def test_it_returns_what_it_wrote(train, small, tmp_path):
     written = load_model(tmp_path / 'run' / 'model.safetensors')
     for (name, p), (_, q) in zip(model.named_params(), written.named_params()):
         np.testing.assert_array_equal(p.data, q.data, err_msg=name)
-    assert report.pictures == 3
+    assert report.pictures == 2
 
 
 def test_folders_that_will_not_do(train, small, straight, tmp_path):
@@ -215,5 +215,5 @@ def test_resuming_something_else(train, small, tmp_path):
 
 
 def test_too_few_pictures(train, small):
-    with pytest.raises(InputError, match='13 pictures, fewer than the 2 × 7'):
+    with pytest.raises(InputError, match='9 pictures, fewer than the 2 × 7'):
         train(small(accumulate=7))

@@ -8,11 +8,12 @@ import time
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from ddetr_np.train.checkpoint import NAME, PREVIOUS, read_checkpoint
 from ddetr_np.train.loop import Interrupted, train_model
 
-STEPS = 6
+STEPS = 4
 NOT_JUDGED = {'scenes.val_count': 0}
 
 
@@ -22,9 +23,9 @@ def test_stopped_anywhere(
 ):
     """Dropout, moving average, warm-up, drop and order of the data go on."""
     settings = small(workers=workers)
-    # within an epoch, where one ends, and anywhere
+    # where an epoch ends, and anywhere
     anywhere = int(np.random.default_rng().integers(1, STEPS))
-    for stop in {2, 3, anywhere} if workers == 0 else {anywhere}:
+    for stop in {2, anywhere} if workers == 0 else {anywhere}:
         name = f'stopped{stop}'
         with pytest.raises(Interrupted):
             train(settings, name, stop_after=stop)
@@ -33,23 +34,20 @@ def test_stopped_anywhere(
         need_equal_runs(straight, tmp_path / name)
 
 
-@pytest.mark.parametrize(
-    'change', [{'ema': 0.3}, {'model.dropout': 0.2}], ids=str
-)
-def test_the_comparison_sees(change, straight, train, small, tmp_path, need_equal_runs):
-    """Another average or dropout is another run."""
-    train(small(**change))
+def test_the_comparison_sees(straight, train, small, tmp_path, need_equal_runs):
+    """Other masks of dropout make another run."""
+    train(small(**{'model.dropout': 0.2}))
     with pytest.raises(AssertionError):
         need_equal_runs(straight, tmp_path / 'run')
 
 
 def test_cosine_and_sgd_go_on(train, small, tmp_path, need_equal_runs):
     settings = small(
-        schedule='cosine', optimizer='sgd', ema=0.0, variant='refine', **NOT_JUDGED
+        schedule='cosine', optimizer='sgd', ema=0.0, epochs=1, **NOT_JUDGED
     )
     train(settings, 'straight')
     with pytest.raises(Interrupted):
-        train(settings, 'stopped', stop_after=4)
+        train(settings, 'stopped', stop_after=1)
     train(settings, 'stopped', resume=True)
     need_equal_runs(tmp_path / 'straight', tmp_path / 'stopped')
 
@@ -117,8 +115,6 @@ def kill_and_compare(train, small, tmp_path, need_equal_runs):
             # whatever is there is whole
             for name in (NAME, PREVIOUS):
                 if (out / name).exists():
-                    from safetensors.numpy import load_file
-
                     assert load_file(out / name)
             saved = read_checkpoint(out)
             steps.append(saved[3]['step'] if saved else 0)
@@ -132,12 +128,12 @@ def kill_and_compare(train, small, tmp_path, need_equal_runs):
 
 
 def test_killed_twice(kill_and_compare):
-    killed, _ = kill_and_compare(times=2, epochs=2, longest=0.2)
+    killed, _ = kill_and_compare(times=2, epochs=3, longest=0.2)
     assert killed > 0
 
 
 @pytest.mark.slow
 def test_killed_ten_times(kill_and_compare):
-    killed, steps = kill_and_compare(times=10, epochs=24, longest=1.5)
+    killed, steps = kill_and_compare(times=10, epochs=40, longest=1.5)
     assert killed == 10
     assert len(set(steps)) > 4  # at many places
