@@ -84,7 +84,10 @@ def test_what_is_hot_has_a_twin():
         'attention.attention',
         'conv.conv2d',
         'conv.conv_norm_relu',
+        'dropout.dropout',
+        'feed_forward.feed_forward',
         'linear.linear',
+        'losses.sigmoid_focal_loss',
         'ms_deform_attn.ms_deform_attn',
         'norm.group_norm',
         'norm.layer_norm',
@@ -245,3 +248,13 @@ def test_dropout_draws_the_same_mask_in_tiles(n):
         expected, _ = dropout(x, 0.1, (3, 1 << 40, 9))
     np.testing.assert_array_equal(y, expected)
     np.testing.assert_array_equal(ops.dropout.dropout_backward(x, cache), expected)
+
+
+def test_focal_loss_with_one_gradient_for_all(rng):
+    loss = ops.losses
+    x, target = rng.standard_normal((3, 20_000)), rng.random((3, 20_000)) < 0.1
+    _, cache = loss.sigmoid_focal_loss(x, target)
+    dx = loss.sigmoid_focal_loss_backward(0.5, cache)
+    with backend.plain():
+        expected = loss.sigmoid_focal_loss_backward(0.5, cache)
+    np.testing.assert_array_equal(dx, expected)
