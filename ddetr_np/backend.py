@@ -13,6 +13,7 @@ import sys
 
 import numpy as np
 
+from . import threads
 from .errors import InputError
 
 _twins = {}  # (operation, library) -> function
@@ -178,6 +179,17 @@ def twins():
         importlib.import_module('.fast', __package__)
         _loaded.append(True)
     return _twins
+
+
+@contextlib.contextmanager
+def pooled():
+    """Leave the cores to the twins' pool of threads within the block (or function).
+
+    The BLAS's own threads wait for their next product by spinning. One product between
+    two operations would wake them, and they would hold a core that tiles could use.
+    """
+    with contextlib.nullcontext() if _plain.get() else threads.quiet_blas():
+        yield
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import ops
-from ..backend import get_xp
+from ..backend import get_xp, pooled
 from ..config import make_config
 from ..errors import InputError
 from ..module import KEEP, NOTHING_KEPT, Module, Param, Run
@@ -170,6 +170,7 @@ class DeformableDETR(Module):
     def _proposal_heads(self):
         return self.class_embed[-1], self.bbox_embed[-1]
 
+    @pooled()
     def forward(
         self, images, mask=None, train=False, keep='all', step=0, held=None
     ):
@@ -329,6 +330,7 @@ class DeformableDETR(Module):
         y, norm = t.pos_trans_norm.forward(y)
         return y[..., C:], y[..., :C], p_hat, (position, linear, norm)
 
+    @pooled()
     def backward(self, dout, cache, images=False, block=True):
         """Add the gradients of ⟨dout, out⟩ to every Param's.
 
