@@ -264,6 +264,7 @@ def our_training(folder, H, W, threads, keep='all'):
     """This package."""
     import ddetr_np
 
+    ddetr_np.threads.keep_freed_memory()  # as `ddetr-np train` does
     model = _our_model(folder, threads)
     config = model.config
     images = pictures(H, W)

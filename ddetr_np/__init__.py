@@ -48,7 +48,7 @@ _HOME = {  # public name: the module it lives in
 }
 _ROOMS = (
     'backend', 'config', 'data', 'errors', 'evaluate', 'fast', 'loss', 'module', 'nn',
-    'ops', 'testing', 'train', 'views', 'weights',
+    'ops', 'testing', 'threads', 'train', 'views', 'weights',
 )
 
 __all__ = sorted(_HOME)

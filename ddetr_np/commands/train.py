@@ -62,6 +62,7 @@ def train(ctx, config, pairs, out, resume, skip_bad, **options):
     Ctrl-C saves; --resume goes on as if nothing had been. Another program may follow
     metrics.jsonl; model.safetensors is what detect and evaluate take.
     """  # noqa: D301
+    from .. import threads
     from ..train.loop import Interrupted, stored_settings, train_model
     from ..train.settings import Settings
     from ..train.toml import read_toml
@@ -73,6 +74,7 @@ def train(ctx, config, pairs, out, resume, skip_bad, **options):
         layers.append({'skip_bad': True})
     settings = stored_settings(out) if resume else Settings()
     settings = settings.replace(**_merge(layers))
+    threads.keep_freed_memory()
     stop = _Stop()
     with stop, Show(out) as show:
         try:

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import subprocess
 import sys
 import threading
 
@@ -157,3 +158,29 @@ def test_tiles_cover_everything():
     assert threads.tiles(10, 4) == [slice(0, 4), slice(4, 8), slice(8, 10)]
     assert threads.tiles(3, 0) == [slice(0, 1), slice(1, 2), slice(2, 3)]
     assert threads.tiles(0, 4) == []
+
+
+@pytest.mark.skipif(not sys.platform.startswith('linux'), reason="the C library's own")
+def test_freed_memory_is_kept():
+    program = """if True:
+        import resource
+        import numpy as np
+        from ddetr_np import threads
+
+        kept = threads.keep_freed_memory()
+
+        def faults():
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            np.ones(1 << 23)
+            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+        first = faults()
+        print(int(kept), first, faults())
+    """
+    done = subprocess.run(
+        [sys.executable, '-c', program], capture_output=True, text=True, check=True
+    )
+    kept, first, second = map(int, done.stdout.split())
+    if not kept:
+        pytest.skip('another C library than glibc')
+    assert second < first / 4
