@@ -8,8 +8,9 @@ ResNet-50, multi scale, float32, batch 1, the same random weights in all, the pu
 parts frozen, dropout on. The pass is forward and backward from fixed gradients of the
 last layer's logits and boxes (`transformers` gives out no other layer's); matching and
 losses are in none. This package keeps freed memory, as `ddetr-np train` does. Before
-anything is timed, the gradients of all parameters are compared, without dropout. Peers: `transformers` as it is, and with the C++ operator of
-the package `torch-ms-deform-attn` in its attention, backward too.
+anything is timed, the gradients of all parameters are compared, without dropout. Peers:
+`transformers` as it is, and with the C++ operator of the package `torch-ms-deform-attn`
+in its attention, backward too.
 
 A step of AdamW clips by the global norm, as in training. PyTorch's default on the CPU
 is its loop over the parameters (`foreach` is for GPUs); `fused=True` and the loop
