@@ -80,6 +80,7 @@ def fast_infer(layer, x, pos, p_hat, shapes, padding, run=EVAL):
     queries = min(S, TOKENS)
     levels = _Levels.of(maps, queries, K, x.dtype)
     ends = np.arange(0, queries * L * K + 1, L * K, dtype=np.int32)
+    zero = np.zeros(len(W.linear1[1]), x.dtype)  # NumPy is slow with a number
     sizes = np.array([(w, h) for h, w in shapes], x.dtype)
 
     def project(where):
@@ -121,7 +122,7 @@ def fast_infer(layer, x, pos, p_hat, shapes, padding, run=EVAL):
         _layer_norm(h, layer.norm1, h)
         hidden = threads.scratch('hidden', (t, len(W.linear1[1])), x.dtype)
         _linear(h, W.linear1, hidden)
-        np.maximum(hidden, 0, out=hidden)
+        np.maximum(hidden, zero, out=hidden)
         _linear(hidden, W.linear2, z)
         np.add(z, h, out=z)
         _layer_norm(z, layer.norm2, y[n, part])
