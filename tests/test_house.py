@@ -14,8 +14,8 @@ import ddetr_np
 from ddetr_np import ops
 from ddetr_np.testing import CASES
 
-PACKAGE = Path(ddetr_np.__file__).parent
-ROOT = Path(__file__).parents[1]  # the checkout, if the package is installed
+PACKAGE = Path(__file__).parents[1] / 'ddetr_np'  # the checkout's, if installed
+ROOT = PACKAGE.parent
 MODULES = sorted(PACKAGE.rglob('*.py'))
 
 RANKS = (  # a room may import from those before it, and from itself

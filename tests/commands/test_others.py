@@ -77,6 +77,9 @@ def test_doctor(run):
     assert np.__version__ in result.stdout
 
 
+EXTRAS = ('huggingface_hub', 'tensorboardX')
+
+
 def test_doctor_names_the_command_for_what_is_missing(run, monkeypatch):
     from ddetr_np.commands import doctor
 
@@ -84,7 +87,7 @@ def test_doctor_names_the_command_for_what_is_missing(run, monkeypatch):
     requirements = ['numpy>=99.0', 'absent>=1.2', 'scipy>=1', 'x>=1; extra == "dev"']
 
     def version(name):
-        if name in ('absent', 'huggingface_hub', *doctor.CUPY):
+        if name in ('absent', *EXTRAS, *doctor.CUPY):
             raise doctor.importlib.metadata.PackageNotFoundError(name)
         return known(name)
 
@@ -97,6 +100,7 @@ def test_doctor_names_the_command_for_what_is_missing(run, monkeypatch):
         "pip install 'numpy>=99.0'",
         "pip install 'absent>=1.2'",
         "pip install 'ddetr-np[hub]'",
+        "pip install 'ddetr-np[tensorboard]'",
         "pip install 'ddetr-np[gpu12]'",
     ]
     assert 'too old' in output
