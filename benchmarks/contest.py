@@ -14,6 +14,7 @@ import json
 import multiprocessing
 import os
 import statistics
+import subprocess
 import sys
 import time
 import traceback
@@ -21,7 +22,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 PAUSE = 0.5  # seconds; all of these pools go to sleep sooner
-TRIES = 40  # to have a run undisturbed
+LEAST = 0.5  # seconds of a measurement: shorter tasks are repeated
+TRIES = 20  # to have a run undisturbed
 PATIENCE = 60.0  # seconds to wait for a quiet moment before a run
 ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:  # the package beside this folder, installed or not
@@ -38,6 +40,7 @@ class Run(NamedTuple):
     Parameters
     ----------
     seconds : float
+        The mean, if a short task was repeated.
     others : float
         How many cores other processes were using meanwhile; NaN if unknown.
     """
@@ -135,9 +138,13 @@ def _do(tasks, what, task):
         from ddetr_np.analysis.machine import peak
 
         return peak()
-    start = time.perf_counter()
-    result = tasks[task]()
-    return result if what == 'get' else time.perf_counter() - start
+    if what == 'get':
+        return tasks[task]()
+    n, start, taken = 0, time.perf_counter(), 0.0
+    while taken < LEAST:  # the mean of what is short
+        tasks[task]()
+        n, taken = n + 1, time.perf_counter() - start
+    return taken / n
 
 
 def busy(pid=None):
@@ -278,11 +285,22 @@ def versions(*distributions):
     return found
 
 
+def commit():
+    """Return the checkout's commit, with a + if files differ from it; or '?'."""
+    command = ['git', 'describe', '--always', '--dirty=+']
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    except OSError:
+        return '?'
+    return done.stdout.strip() or '?'
+
+
 def machine(*distributions):
     """Print what the figures are measured on, and return it."""
     from ddetr_np.analysis.machine import describe, load
 
     found = {**describe(), **versions(*distributions)}
+    found['commit'] = commit()
     if load() is not None:
         found['load'] = f'{load():.2f} before the first run'
     for name, text in found.items():

@@ -50,12 +50,12 @@ def main():
         figures['differences'] = compare(contenders)
         tasks = {name: ['inference'] for name in contenders}
         runs = contest.rounds(contenders, tasks, args.runs, args.quiet)
+        peak = {name: c.peak() for name, c in contenders.items()}
         floors = []
         for _ in range(5):
             if args.quiet is not None:
                 contest.wait(args.quiet)
             floors.append(contenders['ddetr-np'].get('floor'))
-        peak = {name: c.peak() for name, c in contenders.items()}
         for c in contenders.values():
             c.end()
     report(figures, runs, floors, peak)
