@@ -3,15 +3,15 @@
     python benchmarks/memory.py
     python benchmarks/memory.py --variant two_stage --case inputs --plain
 
-Measured is what the operating system saw at the highest (`ru_maxrss`), Python and its
-libraries included. Not for Windows, whose standard library has no such figure.
+Measured is what the operating system saw at the highest, Python and its libraries
+included (on Linux of this process alone: `ru_maxrss` would begin with its parent's).
+Not for Windows, whose standard library has no such figure.
 """
 
 import argparse
 import contextlib
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -27,17 +27,12 @@ CASES = {
 }
 
 
-def peak():
-    """Return the most bytes this process has held."""
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == 'darwin' else most * 1024
-
-
 def run(variant, case, height, width, plain):
     """Do what the case says in this process; return its figures."""
     import numpy as np
 
     import ddetr_np
+    from ddetr_np.analysis.machine import peak
 
     with ddetr_np.backend.plain() if plain else contextlib.nullcontext():
         model = ddetr_np.build_model(variant)
