@@ -9,7 +9,7 @@ from scipy import sparse
 
 try:
     from scipy.sparse._sparsetools import csc_matvecs, csr_matvecs
-except ImportError:  # the public road is twice as slow
+except ImportError:  # the public road: 1.2 and 4.4 times as slow
     csr_matvecs = csc_matvecs = None
 
 

@@ -3,7 +3,7 @@
 Four neighbouring outputs y = Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A come from a 4×4 patch d of the
 input and the kernel g: 16 products for 36. Summed over channels, ⊙ is 16 matrix
 products, one for each element of the patch. The transforms only add and halve, so the
-error stays near the direct sum's in single precision; F(4×4, 3×3) would not keep it.
+error stays near the direct sum's in single precision.
 """
 
 import numpy as np
