@@ -34,6 +34,7 @@ PIXELS = 1 << 10  # output pixels of a tile
 LEAST_PIXELS = 1 << 7  # fewer would not pay for arranging the kernel for the product
 SHARES = 4  # tasks at least, where there are channels enough,
 LEAST_CHANNELS = 1 << 7  # … for each
+LARGE_KERNEL = 1 << 20  # elements; several sums of such a one would take much memory
 
 
 class _Axis(NamedTuple):
@@ -61,53 +62,58 @@ class _Windows:
         )
 
     def tiles(self, pixels=None):
-        """Return tiles: (picture, slice of output rows), of about as many pixels."""
+        """Return tiles of about as many pixels: (slice of pictures, of output rows).
+
+        Several pictures share a tile only if each is in it whole.
+        """
         if pixels is None:
             pixels = min(PIXELS, max(LEAST_PIXELS, WINDOWS // self.width))
+        pictures = threads.tiles(len(self.x), pixels // (self.Ho * self.Wo))
         rows = max(1, pixels // self.Wo)
         rows += rows % 2  # Winograd's take two rows at a time
         parts = threads.tiles(self.Ho, rows)
-        return [(n, part) for n in range(len(self.x)) for part in parts]
+        return [(some, part) for some in pictures for part in parts]
 
     def __call__(self, tile):
         """Return the tile's windows as a matrix (pixels, taps · I)."""
-        n, part = tile
+        pictures, part = tile
         if self.pointwise:
-            return self.x[n, part].reshape(-1, self.width)
+            return self.x[pictures, part].reshape(-1, self.width)
         I = self.x.shape[3]
         r, c = self.rows, self.columns
         n_rows = part.stop - part.start
-        inside = self.inside(n, part.start, n_rows, self.Wo)
-        a, b, e = inside.strides
+        inside = self.inside(pictures, part.start, n_rows, self.Wo)
+        n, a, b, e = inside.strides
         view = as_strided(
             inside,
-            (n_rows, self.Wo, r.taps, c.taps, I),
-            (r.stride * a, c.stride * b, r.step * a, c.step * b, e),
+            (len(inside), n_rows, self.Wo, r.taps, c.taps, I),
+            (n, r.stride * a, c.stride * b, r.step * a, c.step * b, e),
         )
         windows = threads.scratch('conv_windows', view.shape, self.x.dtype)
         windows[...] = view
         return windows.reshape(-1, self.width)
 
-    def inside(self, n, start, rows, columns):
+    def inside(self, pictures, start, rows, columns):
         """Return the pixels that output rows from `start` on touch, zeros outside x."""
         r, c = self.rows, self.columns
         height = (rows - 1) * r.stride + (r.taps - 1) * r.step + 1
         width = (columns - 1) * c.stride + (c.taps - 1) * c.step + 1
-        shape = (height, width, self.x.shape[3])
-        inside = threads.scratch('conv_inside', shape, self.x.dtype)
-        _copy_bordered(self.x[n], start * r.stride + r.first, c.first, inside)
+        x = self.x[pictures]
+        shape = (len(x), height, width, x.shape[3])
+        inside = threads.scratch('conv_inside', shape, x.dtype)
+        _copy_bordered(x, start * r.stride + r.first, c.first, inside)
         return inside
 
-    def even_and_odd(self, n, part):
-        """Return what `winograd.convolve` takes for some output rows."""
+    def even_and_odd(self, tile, channels=slice(None)):
+        """Return what `winograd.patches` takes for a tile, or channels of it."""
+        pictures, part = tile
+        x = self.x[pictures, ..., channels]
         h, w = (part.stop - part.start + 1) // 2, (self.Wo + 1) // 2
-        shape = (2, 2 * h + 2, w + 1, self.x.shape[3])
-        columns = threads.scratch('conv_columns', shape, self.x.dtype)
+        shape = (2, len(x), 2 * h + 2, w + 1, x.shape[3])
+        columns = threads.scratch('conv_columns', shape, x.dtype)
         for i, out in enumerate(columns):
             first = self.columns.first + i
-            _copy_bordered(
-                self.x[n], part.start + self.rows.first, first, out, step=2
-            )
+            _copy_bordered(x, part.start + self.rows.first, first, out, step=2)
         return columns
 
     def suit_winograd(self, O):
@@ -120,18 +126,19 @@ class _Windows:
 
 
 def _copy_bordered(x, top, left, out, step=1):
-    """out[i, j] = x[top + i, left + j·step], zero where that is outside x."""
-    y0, y1 = max(0, -top), min(len(out), len(x) - top)
-    x0, x1 = max(0, -(left // step)), min(out.shape[1], -((left - x.shape[1]) // step))
+    """out[n, i, j] = x[n, top + i, left + j·step], zero where that is outside x."""
+    (H, W), (height, width) = x.shape[1:3], out.shape[1:3]
+    y0, y1 = max(0, -top), min(height, H - top)
+    x0, x1 = max(0, -(left // step)), min(width, -((left - W) // step))
     if y0 >= y1 or x0 >= x1:
         out[...] = 0
         return
-    out[:y0] = 0
-    out[y1:] = 0
-    out[y0:y1, :x0] = 0
-    out[y0:y1, x1:] = 0
+    out[:, :y0] = 0
+    out[:, y1:] = 0
+    out[:, y0:y1, :x0] = 0
+    out[:, y0:y1, x1:] = 0
     first = left + x0 * step
-    out[y0:y1, x0:x1] = x[top + y0 : top + y1, first : left + x1 * step : step]
+    out[:, y0:y1, x0:x1] = x[:, top + y0 : top + y1, first : left + x1 * step : step]
 
 
 def _forward_windows(x, W, stride, padding, dilation):
@@ -151,21 +158,22 @@ def _convolve(windows, W, y, shift=None, residual=None, relu=False):
     zero = np.zeros(O, W.dtype)  # NumPy's maximum with a number is slow
 
     def task(where):
-        n, part, channels = where
-        out = y[n, part, :, channels]
+        *tile, channels = where
+        place = (*tile, slice(None), channels)
+        out = y[place]
         result = out
         if not out.flags.c_contiguous:
             result = threads.scratch('conv_out', out.shape, y.dtype)
         if quick:
-            columns = windows.even_and_odd(n, part)
-            winograd.convolve(columns, W[..., channels], result)
+            patches = winograd.patches(windows.even_and_odd(tile))
+            winograd.convolve(patches, W[..., channels], result)
         else:
             rows = result.reshape(-1, result.shape[-1])
-            np.matmul(windows((n, part)), W[:, channels], out=rows)
+            np.matmul(windows(tile), W[:, channels], out=rows)
         if shift is not None:
             np.add(result, shift[channels], out=result)
         if residual is not None:
-            np.add(result, residual[n, part, :, channels], out=result)
+            np.add(result, residual[place], out=result)
         if relu:
             np.maximum(result, zero[channels], out=result)
         if result is not out:
@@ -279,37 +287,47 @@ def _input_gradient(dy, conv, W):
 
 
 def _kernel_gradient(dy, conv):
-    """DW = windowsᵀ · dy, a task for each block of the kernel's rows.
+    """DW = windowsᵀ · dy.
 
-    So no two tasks add to one place; each adds its tiles in their order.
+    A task is a run of tiles, or some of the input's channels where the kernel is large:
+    each has a sum of its own and adds its tiles to it in their order.
     """
     x, W, stride, padding, dilation = conv
+    windows = _forward_windows(x, W, stride, padding, dilation)
     kh, kw, I, O = W.shape
-    dW = np.empty(W.shape, W.dtype)
-    Ho, Wo = dy.shape[1:3]
-    block = max(64, I // 4) if kh * kw == 1 else I
-    blocks = [
-        (i, j, part)
-        for i in range(kh)
-        for j in range(kw)
-        for part in threads.tiles(I, block)
-    ]
+    quick = windows.suit_winograd(O)
+    tiles = windows.tiles(winograd.PIXELS if quick else None)
+    taps = 16 if quick else kh * kw
+    blocks = [slice(0, I)]
+    if taps * I * O > LARGE_KERNEL and (quick or windows.pointwise):
+        blocks = threads.tiles(I, max(64, -(-I // SHARES)))
+    runs = threads.tiles(len(tiles), -(-len(tiles) * len(blocks) // SHARES))
+    sums = np.zeros((len(runs), taps, I, O), W.dtype)
+
+    def winograd_task(which):
+        run, block = which
+        total = sums[run, :, block]
+        product = threads.scratch('conv_dW', total.shape, W.dtype)
+        for tile in tiles[runs[run]]:
+            patches = winograd.patches(windows.even_and_odd(tile, block))
+            total += winograd.kernel_products(patches, dy[tuple(tile)], product)
 
     def task(which):
-        i, j, part = which
-        rows, columns = (
-            _Axis(stride, t * dilation - padding, 1, 1) for t in (i, j)
-        )
-        windows = _Windows(x, Ho, Wo, rows, columns)
-        total = dW[i, j, part]
-        total[...] = 0
+        run, block = which
+        total = sums[run].reshape(-1, O)[block if len(blocks) > 1 else slice(None)]
         product = threads.scratch('conv_dW', total.shape, W.dtype)
-        for n, rows in windows.tiles():
-            d = dy[n, rows].reshape(-1, O)
-            total += np.matmul(windows((n, rows))[:, part].T, d, out=product)
+        for tile in tiles[runs[run]]:
+            rows = windows(tile)
+            if len(blocks) > 1:
+                rows = rows[:, block]
+            total += np.matmul(rows.T, dy[tile].reshape(-1, O), out=product)
 
-    threads.run(task, blocks)
-    return dW
+    threads.run(
+        winograd_task if quick else task,
+        [(run, block) for run in range(len(runs)) for block in blocks],
+    )
+    total = sums[0] if len(runs) == 1 else sums.sum(0)
+    return winograd.kernel_gradient(total) if quick else total.reshape(W.shape)
 
 
 def _channel_sums(dy):

@@ -22,38 +22,87 @@ def transformed(W):
     return (GG @ np.ascontiguousarray(W).reshape(9, -1)).reshape(16, I, O)
 
 
-def convolve(columns, U, out):
-    """Write the convolution of a bordered input into out (rows, columns, O).
+def patches(columns):
+    """Return Bᵀ d B of the input's 4×4 patches, (16, n·h·w, I), in scratch memory.
 
     Parameters
     ----------
-    columns : (2, 2 h + 2, w + 1, I) array
-        The input's even columns and its odd ones: so every sum below runs along memory.
-        2 h and 2 w are the output's rows and columns, rounded up to even numbers.
+    columns : (2, n, 2 h + 2, w + 1, I) array
+        The bordered input's even columns and its odd ones: so every sum below runs
+        along memory. 2 h and 2 w are the output's rows and columns, rounded up to even
+        numbers.
+    """
+    _, n, height, width, I = columns.shape
+    h, w = height // 2 - 1, width - 1
+    dtype = columns.dtype
+    rows = threads.scratch('winograd_rows', (4, 2, n, h, w + 1, I), dtype)
+    _input_transform([columns[:, :, i : i + 2 * h : 2] for i in range(4)], rows)
+    out = threads.scratch('winograd_patches', (4, 4, n, h, w, I), dtype)
+    even, odd = rows[:, 0], rows[:, 1]
+    ends = slice(w), slice(1, None)
+    d = [part[..., end, :] for end in ends for part in (even, odd)]
+    _input_transform(d, out.swapaxes(0, 1))
+    return out.reshape(16, -1, I)
+
+
+def convolve(patches, U, out):
+    """Write the convolution of an input into out (n, rows, columns, O).
+
+    Parameters
+    ----------
+    patches : (16, n·h·w, I) array
+        Of `patches`.
     U : (16, I, O) array
         Of `transformed`.
     """
-    h, w = columns.shape[1] // 2 - 1, columns.shape[2] - 1
-    I, O = U.shape[1:]
-    dtype = out.dtype
-    rows = threads.scratch('winograd_rows', (4, 2, h, w + 1, I), dtype)
-    d = [columns[:, i : i + 2 * h : 2] for i in range(4)]
-    _input_transform(d, rows)
-    patches = threads.scratch('winograd_patches', (4, 4, h, w, I), dtype)
-    even, odd = rows[:, 0], rows[:, 1]
-    d = [even[:, :, :w], odd[:, :, :w], even[:, :, 1:], odd[:, :, 1:]]
-    _input_transform(d, patches.swapaxes(0, 1))
-    m = threads.scratch('winograd_m', (4, 4, h, w, O), dtype)
-    np.matmul(patches.reshape(16, -1, I), U, out=m.reshape(16, -1, O))
-    rows = threads.scratch('winograd_out', (2, 4, h, w, O), dtype)
+    n, height, width, O = out.shape
+    h, w = (height + 1) // 2, (width + 1) // 2
+    m = threads.scratch('winograd_m', (4, 4, n, h, w, O), out.dtype)
+    np.matmul(patches, U, out=m.reshape(16, -1, O))
+    rows = threads.scratch('winograd_out', (2, 4, n, h, w, O), out.dtype)
     _output_transform(m, rows)
     whole = out
-    if out.shape[:2] != (2 * h, 2 * w):  # the last row or column has no partner
-        whole = threads.scratch('winograd_whole', (2 * h, 2 * w, O), dtype)
+    if (height, width) != (2 * h, 2 * w):  # the last row or column has no partner
+        whole = threads.scratch('winograd_whole', (n, 2 * h, 2 * w, O), out.dtype)
     for i in range(2):
-        _output_transform(rows[i], [whole[i::2, 0::2], whole[i::2, 1::2]])
+        _output_transform(rows[i], [whole[:, i::2, 0::2], whole[:, i::2, 1::2]])
     if whole is not out:
-        out[...] = whole[: out.shape[0], : out.shape[1]]
+        out[...] = whole[:, :height, :width]
+
+
+def kernel_products(patches, dy, out):
+    """Write what `kernel_gradient` takes for a tile into out (16, I, O), and return it.
+
+    ∂y/∂g turned round: dg = Gᵀ [Σ (Bᵀ d B) ⊙ (A dy Aᵀ)] G, summed over patches by 16
+    matrix products. A dy is dy₀, dy₀ + dy₁, dy₀ − dy₁ and −dy₁; the last one's sign
+    is left to `kernel_gradient`.
+
+    Parameters
+    ----------
+    patches : (16, n·h·w, I) array
+        Of `patches`.
+    dy : (n, rows, columns, O) array
+    """
+    n, height, width, O = dy.shape
+    h, w = (height + 1) // 2, (width + 1) // 2
+    columns = threads.scratch('winograd_dy', (2, n, 2 * h, w, O), dy.dtype)
+    for i, part in enumerate(columns):
+        some = width // 2 if i else w
+        part[:, :height, :some] = dy[:, :, i::2]
+        part[:, height:] = 0
+        part[:, :, some:] = 0
+    rows = threads.scratch('winograd_drows', (4, 2, n, h, w, O), dy.dtype)
+    _gradient_transform(columns[:, :, 0::2], columns[:, :, 1::2], rows)
+    D = threads.scratch('winograd_D', (4, 4, n, h, w, O), dy.dtype)
+    _gradient_transform(rows[:, 0], rows[:, 1], D.swapaxes(0, 1))
+    return np.matmul(patches.swapaxes(1, 2), D.reshape(16, -1, O), out=out)
+
+
+def kernel_gradient(sums):
+    """Return dg (3, 3, I, O) from the sums of `kernel_products` (16, I, O)."""
+    signed = G * np.array([[1], [1], [1], [-1]])
+    GG = np.kron(signed, signed).astype(sums.dtype)
+    return (GG.T @ sums.reshape(16, -1)).reshape(3, 3, *sums.shape[1:])
 
 
 def _input_transform(d, out):
@@ -70,3 +119,11 @@ def _output_transform(m, out):
     np.add(m[0], m[2], out=out[0])
     np.subtract(m[1], m[2], out=m[1])
     np.subtract(m[1], m[3], out=out[1])
+
+
+def _gradient_transform(first, second, out):
+    """Out = A (first, second), but for the last one's sign."""
+    out[0] = first
+    np.add(first, second, out=out[1])
+    np.subtract(first, second, out=out[2])
+    out[3] = second
