@@ -56,6 +56,9 @@ class Config:
         Whether the backbone's batch norms are constants (published).
     names : tuple of str or None
         The classes' names.
+    short, long : int
+        Pixels to which a picture's sides are resized before detection; published are
+        800 and 1333. A model that learnt on small pictures finds best in small ones.
     """
 
     num_classes: int = 91
@@ -79,6 +82,8 @@ class Config:
     freeze_at: int = 2
     frozen_norm: bool = True
     names: tuple | None = None
+    short: int = 800
+    long: int = 1333
 
     def __post_init__(self):
         self._check_types()
@@ -91,6 +96,8 @@ class Config:
         self._need(0 <= self.dropout < 1, 'dropout', 'in [0, 1)')
         self._need(0 < self.initial_wh < 1, 'initial_wh', 'between 0 and 1')
         self._need(0 < self.base_scale < 1, 'base_scale', 'between 0 and 1')
+        self._need(self.short >= 1, 'short', 'at least 1')
+        self._need(self.long >= self.short, 'long', f'at least short = {self.short}')
         self._need(0 <= self.freeze_at <= 5, 'freeze_at', '0 (nothing) to 5 (all)')
         self._need(
             self.C % self.M == 0, 'C', f'a multiple of M = {self.M}, one Cv a head'

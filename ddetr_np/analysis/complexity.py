@@ -169,7 +169,7 @@ def _conv_norm_relu(
     return _conv(x, W, stride=stride, padding=padding, dilation=dilation)
 
 
-def _conv2d_backward(dy, cache, need_dx=True, need_dW=True):
+def _conv2d_backward(dy, cache, need_dx=True, need_dW=True, need_db=True):
     kh, kw, I, O = cache.W.shape
     pixels, taps = dy.size // O, kh * kw * I
     dx, dW = Product(pixels, O, taps), Product(taps, pixels, O)

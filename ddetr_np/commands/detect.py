@@ -3,7 +3,7 @@ from pathlib import Path
 
 import click
 
-from .fields import field_option
+from .fields import field_option, size_options
 
 
 @click.command()
@@ -11,15 +11,15 @@ from .fields import field_option
 @click.option(
     '--weights',
     required=True,
-    help='Checkpoint: a file, a folder, or a name on the Hugging Face hub.',
+    help='scenes or bccd, which come with the package; a file, a folder, or a name on '
+    'the Hugging Face hub.',
 )
 @click.option(
     '--threshold', default=0.5, help='Leave out lower scores; 0 shows all --top.'
 )
 @click.option('--top', default=100, help='At most so many detections in a picture.')
 @click.option('--batch', default=1, help='Pictures through the model together.')
-@click.option('--short', default=800, help='Pixels of the resized short side.')
-@click.option('--long', default=1333, help='At most so many pixels of the long side.')
+@size_options
 @click.option(
     '--out', type=click.Path(path_type=Path), help='Folder for the drawn pictures.'
 )
@@ -64,21 +64,21 @@ def detect(
     from rich.console import Console
     from rich.progress import Progress
 
-    from ..data.prepare import resized_size
     from ..errors import InputError
-    from ..evaluate.detection import check_numbers
+    from ..evaluate.detection import check_numbers, detection_size
     from ..weights import load_model
     from .inputs import drawn_paths, find_pictures, image_ids
 
     # everything that can be refused at once is, before the work begins
     check_numbers(threshold, top, batch)
-    resized_size(short, short, short, long)
     files, problems = find_pictures(pictures)
     if not files:
         raise InputError('\n'.join(f'{name!r}: {reason}' for name, reason in problems))
     paths = _folder_of_drawings(out, files, drawn_paths)
     _file_of_results(json_path)
-    model = load_model(weights, dtype=dtype, **fields).to(device)
+    model = load_model(weights, dtype=dtype, **fields)
+    short, long = detection_size(model.config, short, long)
+    model.to(device)
 
     console = Console()
     # one console must draw both bar and tables, or they would garble each other

@@ -3,7 +3,7 @@ from pathlib import Path
 import click
 
 from .data import json_option, reading_options
-from .fields import field_option
+from .fields import field_option, size_options
 
 PAGE = 12  # pictures on the page of misses
 
@@ -12,7 +12,8 @@ PAGE = 12  # pictures on the page of misses
 @click.option(
     '--weights',
     required=True,
-    help='Checkpoint: a file, a folder, or a name on the Hugging Face hub.',
+    help='scenes or bccd, which come with the package; a file, a folder, or a name on '
+    'the Hugging Face hub.',
 )
 @click.option(
     '--data',
@@ -23,8 +24,7 @@ PAGE = 12  # pictures on the page of misses
 )
 @reading_options
 @click.option('--batch', default=1, help='Pictures through the model together.')
-@click.option('--short', default=800, help='Pixels of the resized short side.')
-@click.option('--long', default=1333, help='At most so many pixels of the long side.')
+@size_options
 @click.option('--skip-bad', is_flag=True, help='Leave out what cannot be read.')
 @click.option(
     '--out',
@@ -60,17 +60,17 @@ def evaluate(
     A model that knows its classes' names finds them in the data by name; one of COCO's
     91 classes takes the ids as they are.
     """
-    from ..data.prepare import resized_size
     from ..data.reading import read_dataset
     from ..evaluate import evaluate as evaluate_model
-    from ..evaluate.detection import check_numbers
+    from ..evaluate.detection import check_numbers, detection_size
     from ..evaluate.evaluation import check_classes, reading_for
     from ..weights import load_model
     from .data import need_folder, progress_bar, write_json
 
     check_numbers(0, 100, batch)
-    resized_size(short, short, short, long)
-    model = load_model(weights, dtype=dtype, **fields).to(device)
+    model = load_model(weights, dtype=dtype, **fields)
+    short, long = detection_size(model.config, short, long)
+    model.to(device)
     dataset = read_dataset(
         path, split, pictures=pictures, skip_bad=skip_bad, **reading_for(model.config)
     )

@@ -1,4 +1,4 @@
-"""The option that names fields of the configuration."""
+"""Options that several commands share: fields of the configuration, and sizes."""
 
 import ast
 
@@ -28,3 +28,17 @@ field_option = click.option(
     help='A field of the configuration that the weights do not tell, e.g. '
     'dilation=True for a bare state dict of DC5. Repeatable.',
 )
+
+
+def size_options(command):
+    """Add --short and --long, None where they are not given."""
+    for name, what in (
+        ('--long', 'At most so many pixels of the long side'),
+        ('--short', 'Pixels of the resized short side'),
+    ):
+        option = click.option(
+            name, type=int, default=None, show_default=False,
+            help=f"{what} [default: the model's].",
+        )
+        command = option(command)
+    return command

@@ -11,7 +11,7 @@ from PIL import Image
 from ..backend import get_xp
 from ..data import coco
 from ..data.pictures import read_picture
-from ..data.prepare import normalise, pad_batch, resize
+from ..data.prepare import normalise, pad_batch, resize, resized_size
 from ..errors import InputError
 from .postprocess import postprocess
 
@@ -99,7 +99,7 @@ def class_name(config, label):
     return names.get(label, f'class {label}')
 
 
-def detect(model, picture, threshold=0.5, top=100, short=800, long=1333, batch=1):
+def detect(model, picture, threshold=0.5, top=100, short=None, long=None, batch=1):
     """Find the objects in a picture, or in each of several.
 
     Parameters
@@ -111,8 +111,9 @@ def detect(model, picture, threshold=0.5, top=100, short=800, long=1333, batch=1
         In [0, 1]: detections with a lower score are left out; 0 gives all `top`.
     top : int
         At most so many detections in a picture.
-    short, long : int
-        Pixels to which the sides are resized before detection (`resized_size`).
+    short, long : int, optional
+        Pixels to which the sides are resized before detection (`resized_size`); if not
+        given, what the model's configuration says.
     batch : int
         Pictures that go through the model together. Padding to a common size reaches
         the backbone's convolutions and the group norms' statistics, so pictures of
@@ -129,6 +130,7 @@ def detect(model, picture, threshold=0.5, top=100, short=800, long=1333, batch=1
         A picture cannot be used, or a number is out of range.
     """
     check_numbers(threshold, top, batch)
+    short, long = detection_size(model.config, short, long)
     if isinstance(picture, (str, os.PathLike, Image.Image)) or hasattr(picture, 'ndim'):
         return _detect_batch(model, [picture], threshold, top, short, long)[0]
     found, pictures = [], list(picture)
@@ -136,6 +138,20 @@ def detect(model, picture, threshold=0.5, top=100, short=800, long=1333, batch=1
         some = pictures[i : i + batch]
         found += _detect_batch(model, some, threshold, top, short, long)
     return found
+
+
+def detection_size(config, short=None, long=None):
+    """Return (short, long), pixels: the configuration's where one is None.
+
+    Raises
+    ------
+    InputError
+        They are impossible.
+    """
+    short = config.short if short is None else short
+    long = config.long if long is None else long
+    resized_size(1, 1, short, long)
+    return short, long
 
 
 def check_numbers(threshold, top, batch):

@@ -14,8 +14,8 @@ def evaluate(
     model,
     dataset,
     *,
-    short=800,
-    long=1333,
+    short=None,
+    long=None,
     batch=1,
     top=100,
     skip_bad=False,
@@ -28,8 +28,9 @@ def evaluate(
     model : DeformableDETR
     dataset : Dataset
         Its labels are the model's: see `reading_for`.
-    short, long : int
-        Pixels to which the sides are resized before detection (`resized_size`).
+    short, long : int, optional
+        Pixels to which the sides are resized before detection (`resized_size`); if not
+        given, what the model's configuration says.
     batch : int
         Pictures that go through the model together; see `detect`.
     top : int

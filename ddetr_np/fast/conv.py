@@ -213,13 +213,13 @@ def fast_conv_norm_relu(
 
 
 @twin(conv2d_backward)
-def fast_conv2d_backward(dy, cache, need_dx=True, need_dW=True):
+def fast_conv2d_backward(dy, cache, need_dx=True, need_dW=True, need_db=True):
     """See `ops.conv`."""
     if not fits(dy, cache.x, cache.W):
-        return conv2d_backward.plain(dy, cache, need_dx, need_dW)
+        return conv2d_backward.plain(dy, cache, need_dx, need_dW, need_db)
     dx = _input_gradient(dy, cache, cache.W) if need_dx else None
     dW = _kernel_gradient(dy, cache) if need_dW else None
-    return dx, dW, _channel_sums(dy)
+    return dx, dW, _channel_sums(dy) if need_db else None
 
 
 @twin(conv_norm_relu_backward)

@@ -1,4 +1,4 @@
-"""Layer and group normalisation in tiles of rows."""
+"""Batch, layer and group normalisation in tiles of rows."""
 
 import numpy as np
 
@@ -7,6 +7,8 @@ from ..backend import twin
 from ..ops.norm import (
     EPS,
     NormCache,
+    batch_norm,
+    batch_norm_backward,
     group_norm,
     group_norm_backward,
     layer_norm,
@@ -140,4 +142,55 @@ def fast_group_norm_backward(dy, cache):
             np.multiply(out, scale, out=out)
 
         threads.run(task, row_tiles(H * W, C))
+    return dx.reshape(dy.shape), dweight, dbias
+
+
+@twin(batch_norm)
+def fast_batch_norm(x, weight, bias, eps=EPS):
+    """See `ops.norm`; a mean first and then a variance about it, as there."""
+    if not fits(x, weight, bias):
+        return batch_norm.plain(x, weight, bias, eps)
+    rows = matrix(x)
+    n, C = rows.shape
+    x_hat, y = np.empty(rows.shape, x.dtype), np.empty(rows.shape, x.dtype)
+    mean = tile_sums(rows) / n
+
+    def centre(part):
+        np.subtract(rows[part], mean, out=x_hat[part])
+
+    threads.run(centre, row_tiles(n, C))
+    var = tile_sums(x_hat, x_hat) / n
+    inv = 1 / np.sqrt(var + x.dtype.type(eps))
+
+    def finish(part):
+        np.multiply(x_hat[part], inv, out=x_hat[part])
+        np.multiply(x_hat[part], weight, out=y[part])
+        np.add(y[part], bias, out=y[part])
+
+    threads.run(finish, row_tiles(n, C))
+    cache = NormCache(x_hat.reshape(x.shape), inv.reshape(1, 1, 1, C), weight)
+    return y.reshape(x.shape), cache, mean, var
+
+
+@twin(batch_norm_backward)
+def fast_batch_norm_backward(dy, cache):
+    """See `ops.norm`; the weights' gradients are also the sums that dx needs."""
+    x_hat, inv, weight = cache
+    if not fits(dy, x_hat, inv, weight):
+        return batch_norm_backward.plain(dy, cache)
+    rows, drows = matrix(x_hat), matrix(dy)
+    n, C = rows.shape
+    dx = np.empty(rows.shape, dy.dtype)
+    dweight, dbias = tile_sums(drows, rows), tile_sums(drows)
+    # dx = (dy − ⟨dy⟩ − x̂ ⟨dy x̂⟩) w / σ
+    mean, slope, scale = dbias / n, dweight / n, weight * inv.ravel()
+
+    def task(part):
+        product = threads.scratch('product', dx[part].shape, dy.dtype)
+        np.multiply(rows[part], slope, out=product)
+        np.subtract(drows[part], mean, out=dx[part])
+        np.subtract(dx[part], product, out=dx[part])
+        np.multiply(dx[part], scale, out=dx[part])
+
+    threads.run(task, row_tiles(n, C))
     return dx.reshape(dy.shape), dweight, dbias

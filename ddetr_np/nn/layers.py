@@ -85,11 +85,12 @@ class Conv2d(Module):
     def backward(self, dy, cache, need_dx=True):
         """Add to the gradients; return dx (N, H, W, I), or None if it is not needed."""
         learns = self.weight.learns
-        dx, dW, db = ops.conv.conv2d_backward(dy, cache, need_dx, learns)
+        need_db = learns and self.bias is not None
+        dx, dW, db = ops.conv.conv2d_backward(dy, cache, need_dx, learns, need_db)
         if learns:
             self.weight.grad += dW
-            if self.bias is not None:
-                self.bias.grad += db
+        if need_db:
+            self.bias.grad += db
         return dx
 
 

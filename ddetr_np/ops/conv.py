@@ -63,21 +63,21 @@ def conv2d(x, W, b=None, stride=1, padding=0, dilation=1):
 
 
 @replaceable
-def conv2d_backward(dy, cache, need_dx=True, need_dW=True):
+def conv2d_backward(dy, cache, need_dx=True, need_dW=True, need_db=True):
     """Each tap of the forward product, transposed.
 
     Parameters
     ----------
     dy : (N, Ho, Wo, O) array
     cache : ConvCache
-    need_dx, need_dW : bool
+    need_dx, need_dW, need_db : bool
         What is not needed is None.
 
     Returns
     -------
     dx : (N, H, W, I) array or None
     dW : (kh, kw, I, O) array or None
-    db : (O,) array
+    db : (O,) array or None
     """
     x, W, stride, padding, dilation = cache
     xp = get_xp(dy)
@@ -96,7 +96,7 @@ def conv2d_backward(dy, cache, need_dx=True, need_dW=True):
     dx = dpadded
     if need_dx and padding:
         dx = dpadded[:, padding : padding + H, padding : padding + Wd]
-    return dx, dW, dy.sum((0, 1, 2))
+    return dx, dW, dy.sum((0, 1, 2)) if need_db else None
 
 
 class ConvNormCache(NamedTuple):
@@ -149,5 +149,7 @@ def conv_norm_relu_backward(dy, cache, need_dx=True, need_dW=True):
     """
     if cache.relu:
         dy = dy * (cache.y > 0)
-    dx, dW, _ = conv2d_backward.plain(dy * cache.scale, cache.conv, need_dx, need_dW)
+    dx, dW, _ = conv2d_backward.plain(
+        dy * cache.scale, cache.conv, need_dx, need_dW, need_db=False
+    )
     return dx, dW, dy if cache.residual else None

@@ -92,6 +92,8 @@ def _conv2d(rng, c):
     for keywords, (dx, dW) in ONLY:
         returns = ('x' if dx else None, 'W' if dW else None, 'b')
         yield Case(f'{keywords}', inputs(kernel), settings, returns, keywords)
+    no_db = {'need_db': False}
+    yield Case(f'{no_db}', inputs(kernel), settings, ('x', 'W', None), no_db)
 
 
 def _without(inputs, name):

@@ -13,7 +13,13 @@ from .sections import AugmentSettings, SceneSettings
 from .toml import read_toml, to_toml
 
 SCENES = 'scenes'  # in place of a path: drawn on the fly
-FROM_DATA = ('num_classes', 'names')  # fields of the model that the data set decides
+# Fields of the model that cannot be set with it, and what decides them
+ELSEWHERE = {
+    'num_classes': 'comes from the data set and cannot be set',
+    'names': 'comes from the data set and cannot be set',
+    'short': 'is the setting short',
+    'long': 'is the setting long',
+}
 FREE = {  # what may differ when a run goes on: no weight depends on it
     'workers', 'device', 'save_every', 'evaluate_every', 'evaluate_batch', 'short',
     'long', 'tensorboard', 'skip_bad', 'val', 'val_pictures',
@@ -273,8 +279,9 @@ def _known():
 
 def _checked(name, value, settings):
     kinds = _known()
-    if name in (f'model.{key}' for key in FROM_DATA):
-        raise InputError(f'{name} comes from the data set and cannot be set')
+    table, _, field = name.partition('.')
+    if table == 'model' and field in ELSEWHERE:
+        raise InputError(f'{name} {ELSEWHERE[field]}')
     if name in ('augment', 'scenes', 'model'):
         raise InputError(f'{name} is a table; set what is in it, as {name}.NAME')
     if name not in kinds:

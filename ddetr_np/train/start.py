@@ -10,7 +10,7 @@ from ..data.scenes import Scenes
 from ..errors import InputError
 from ..evaluate.detection import COCO_CLASSES
 from ..nn.ddetr import DeformableDETR
-from ..weights import load_backbone, load_model
+from ..weights import load_backbone, load_model, packaged
 from .settings import SCENES
 
 PUBLISHED_LR, PUBLISHED_BATCH = 2e-4, 32
@@ -97,12 +97,12 @@ def build(settings, data, tell):
     tell : callable
         Called as tell('weights', path=…, kept=Kept) and tell('warning', text=…).
     """
-    classes = _classes(settings, data)
+    given = _classes(settings, data) | {'short': settings.short, 'long': settings.long}
     if settings.weights:
-        model = _build_from(settings, classes, tell)
+        model = _build_from(settings, given, tell)
     else:
         variant = settings.variant or 'multi_scale'
-        config = make_config(variant, **settings.model, **classes)
+        config = make_config(variant, **settings.model, **given)
         model = DeformableDETR(config, settings.dtype, settings.seed)
     if settings.backbone_weights:
         load_backbone(model, settings.backbone_weights)
@@ -121,7 +121,7 @@ def _classes(settings, data):
     return {'num_classes': data.num_classes, 'names': data.names}
 
 
-def _build_from(settings, classes, tell):
+def _build_from(settings, given, tell):
     """Build the checkpoint's model with other classes; keep all that fits."""
     # the number of heads does not show in a bare state dict
     told = {name: v for name, v in settings.model.items() if name == 'M'}
@@ -133,7 +133,7 @@ def _build_from(settings, classes, tell):
             fields[name] = getattr(published, name)
         if (published.L == 1) != (old.config.L == 1):
             fields['L'] = published.L
-    config = make_config('multi_scale', **fields | settings.model | classes)
+    config = make_config('multi_scale', **fields | settings.model | given)
     model = DeformableDETR(config, settings.dtype, settings.seed)
     tensors = old.state_dict()
     if config.names != old.config.names:
@@ -188,7 +188,9 @@ def absolute(settings):
                  'backbone_weights'):
         value = getattr(settings, name)
         path = Path(value).expanduser()
-        # 'weights' may be a name on the hub; the word scenes is no path
-        if value and value != SCENES and ('weights' not in name or path.exists()):
+        is_path = value != SCENES
+        if 'weights' in name:  # may be a name, of the package's or on the hub
+            is_path = path.exists() and not packaged.find(value)
+        if value and is_path:
             changes[name] = str(path.absolute())
     return settings.replace(**changes)

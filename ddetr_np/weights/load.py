@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError
-from . import hub
+from . import hub, packaged
 from .files import SUFFIXES, read_tensors
 from .infer import infer_config
 from .names import BACKBONE, fill_tied_heads, scheme, to_published
@@ -19,7 +19,8 @@ def load_model(path, dtype='float32', **overrides):
     Parameters
     ----------
     path : str or Path
-        A file (.safetensors, .npz, or PyTorch's .pth, .pt, .bin in either of its
+        A detector that comes with the package, 'scenes' or 'bccd' (a folder of that
+        name is './bccd'); a file (.safetensors, .npz, or PyTorch's .pth, .pt, .bin in either of its
         serialisations), a folder as the Hugging Face hub holds it, or a name on the hub
         such as 'SenseTime/deformable-detr' (needs the extra `hub`).
     dtype : {'float32', 'float64'}
@@ -45,7 +46,7 @@ def load_model(path, dtype='float32', **overrides):
     return _build(place, tensors, config, dtype)
 
 
-def save_model(model, path):
+def save_model(model, path, half=False):
     """Write a model's weights and configuration.
 
     Parameters
@@ -54,16 +55,52 @@ def save_model(model, path):
     path : str or Path
         .safetensors, .npz, .pth, .pt or .bin; `load_model` reads each of them back
         exactly. What stood there before is replaced when all is written.
+    half : bool
+        Write matrices and kernels in half precision (see `halved`).
 
     Raises
     ------
     InputError
-        The suffix is unknown or the file cannot be written.
+        The suffix is unknown or the file cannot be written; a value is too large.
     """
-    write_tensors(path, model.state_dict(), {'config': model.config.to_dict()})
+    tensors = model.state_dict()
+    if half:
+        tensors = halved(tensors)
+    write_tensors(path, tensors, {'config': model.config.to_dict()})
 
 
-def convert(src, dst, **overrides):
+def halved(tensors):
+    """Return tensors with matrices and kernels in half precision.
+
+    Vectors stay as they are: they are few, and a batch norm's variance may lie below
+    what half precision can hold.
+
+    Parameters
+    ----------
+    tensors : dict of str → array
+
+    Raises
+    ------
+    InputError
+        A value lies beyond half precision, ±65,504.
+    """
+    done, large = {}, []  # id → array: an alias stays one array
+    for name, a in tensors.items():
+        if id(a) not in done:
+            floats = a.ndim > 1 and a.dtype.kind == 'f'
+            with np.errstate(over='ignore'):
+                done[id(a)] = a.astype(np.float16) if floats else a
+        if not np.isfinite(done[id(a)]).all():
+            large.append(name)
+    if large:
+        raise InputError(
+            f'{", ".join(large)}: values beyond ±65504, which half precision cannot '
+            'hold; keep single precision'
+        )
+    return {name: done[id(a)] for name, a in tensors.items()}
+
+
+def convert(src, dst, half=False, **overrides):
     """Write a checkpoint in another format, under the published names.
 
     The tensors keep their element types, but for bfloat16, which becomes float32.
@@ -74,6 +111,8 @@ def convert(src, dst, **overrides):
         Whatever `load_model` reads.
     dst : str or Path
         .safetensors, .npz, .pth, .pt or .bin.
+    half : bool
+        Write matrices and kernels in half precision (see `halved`).
     **overrides
         As for `load_model`.
 
@@ -91,7 +130,10 @@ def convert(src, dst, **overrides):
     place = _find(src)
     tensors, config = _read_model(place, overrides)
     model = _build(place, tensors, config, 'float32')  # refuses what does not fit
-    write_tensors(dst, _with_aliases(model, tensors), {'config': config.to_dict()})
+    tensors = _with_aliases(model, tensors)
+    if half:
+        tensors = halved(tensors)
+    write_tensors(dst, tensors, {'config': config.to_dict()})
     return config
 
 
@@ -138,6 +180,8 @@ def load_backbone(model, path):
 
 def _find(path):
     """The file or folder that a path or a name on the hub stands for."""
+    if ours := packaged.find(path):
+        return ours
     place = Path(path).expanduser()
     if place.exists():
         return place
@@ -154,7 +198,8 @@ def _find(path):
     else:
         message += f', nor does the folder {place.parent}'
     raise InputError(
-        f'{message}\nGive a weights file ({", ".join(SUFFIXES)}), a folder with '
+        f'{message}\nGive the name of a packaged detector '
+        f'({", ".join(packaged.names())}), a weights file ({", ".join(SUFFIXES)}), a folder with '
         'config.json and weights, or a name on the Hugging Face hub, OWNER/NAME (where '
         'no folder OWNER is here)'
     )

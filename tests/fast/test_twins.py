@@ -89,6 +89,7 @@ def test_what_is_hot_has_a_twin():
         'linear.linear',
         'losses.sigmoid_focal_loss',
         'ms_deform_attn.ms_deform_attn',
+        'norm.batch_norm',
         'norm.group_norm',
         'norm.layer_norm',
     ):

@@ -35,7 +35,7 @@ class Scene(NamedTuple):
     areas: np.ndarray
 
 
-def draw_scene(seed=0, H=192, W=192, figures=(2, 10), radius=(7, 52)):
+def draw_scene(seed=0, H=192, W=192, figures=(2, 10), radius=(10, 58)):
     """Draw a scene.
 
     Figures of `NAMES`, textured, turned, stretched, of many sizes, lie on a ground,

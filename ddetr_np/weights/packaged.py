@@ -1,0 +1,22 @@
+"""The detectors that come with the package, known by their names.
+
+`ddetr_np/pretrained/` holds NAME.safetensors, NAME.md (the card: data, licence, figures)
+and NAME.toml (the settings it was trained with) for each.
+"""
+
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parent.parent / 'pretrained'
+
+
+def names():
+    """Return the names that `load_model` knows, sorted."""
+    return sorted(path.stem for path in FOLDER.glob('*.safetensors'))
+
+
+def find(name):
+    """Return the Path of a packaged detector's weights, or None if there is none.
+
+    A name goes before a file or folder that is called the same: that is './NAME'.
+    """
+    return FOLDER / f'{name}.safetensors' if str(name) in names() else None
