@@ -24,8 +24,8 @@ from ..ops.ms_deform_attn import (
 )
 from .sparse import add_product, add_transposed_product
 
-POINTS = 1 << 14  # sampling points in a tile: twenty such arrays fit the cache
-READ = 1 << 17  # elements of value gathered at a time in the backward pass
+POINTS = 1 << 16  # sampling points in a tile: fewer, longer steps for threads to part
+READ = 1 << 18  # elements of value gathered at a time in the backward pass
 BORDER = 2  # a point held at −2 or W has both of its pixels in the border
 
 

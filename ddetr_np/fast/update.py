@@ -9,7 +9,7 @@ from ..backend import twin
 from ..ops.update import adamw_update, sum_of_squares
 from .rows import fits
 
-BLOCK = 1 << 16  # elements: the five arrays of a block stay in the cache
+BLOCK = 1 << 17  # elements: long enough steps for threads to share them
 
 
 def _blocks(*arrays):
@@ -59,29 +59,28 @@ def fast_adamw_update(
             *arrays, lr, beta1, beta2, eps, weight_decay, step, grad_scale
         )
         return
-    rate = lr / (1 - beta1**step)
+    # m̂ / (√v̂ + ε) = m √(1 − β₂ᵗ) / (1 − β₁ᵗ) / (√v + ε √(1 − β₂ᵗ)): fewer steps
     root = math.sqrt(1 - beta2**step)
+    rate, eps = lr * root / (1 - beta1**step), eps * root
+    to_m, to_v = (1 - beta1) * grad_scale, math.sqrt(1 - beta2) * grad_scale
     keep = 1 - lr * weight_decay
     flat = [a.reshape(-1) for a in arrays]
 
     def task(part):
         p, g, m, v = (a[part] for a in flat)
         a = threads.scratch('adamw', p.shape, p.dtype)
-        b = threads.scratch('adamw step', p.shape, p.dtype)
-        g = np.multiply(g, grad_scale, out=a)
-        np.subtract(g, m, out=b)
-        np.multiply(b, 1 - beta1, out=b)
-        np.add(m, b, out=m)
+        np.multiply(g, to_m, out=a)
+        np.multiply(m, beta1, out=m)
+        np.add(m, a, out=m)
+        np.multiply(g, to_v, out=a)
+        np.multiply(a, a, out=a)
         np.multiply(v, beta2, out=v)
-        np.multiply(g, g, out=g)
-        np.multiply(g, 1 - beta2, out=g)
-        np.add(v, g, out=v)
-        np.sqrt(v, out=g)
-        np.divide(g, root, out=g)
-        np.add(g, eps, out=g)
-        np.divide(m, g, out=g)
-        np.multiply(g, rate, out=g)
+        np.add(v, a, out=v)
+        np.sqrt(v, out=a)
+        np.add(a, eps, out=a)
+        np.divide(m, a, out=a)
+        np.multiply(a, rate, out=a)
         np.multiply(p, keep, out=p)
-        np.subtract(p, g, out=p)
+        np.subtract(p, a, out=p)
 
     threads.run(task, blocks)

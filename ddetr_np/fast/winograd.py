@@ -12,7 +12,7 @@ from .. import threads
 
 G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
 LEAST = 32  # channels; with fewer the transforms cost more than they save
-PIXELS = 1 << 11  # output pixels of a tile: 16 products with a quarter as many rows
+PIXELS = 1 << 12  # output pixels of a tile: 16 products with a quarter as many rows
 
 
 def transformed(W):

@@ -20,9 +20,9 @@ def load_model(path, dtype='float32', **overrides):
     ----------
     path : str or Path
         A detector that comes with the package, 'scenes' or 'bccd' (a folder of that
-        name is './bccd'); a file (.safetensors, .npz, or PyTorch's .pth, .pt, .bin in either of its
-        serialisations), a folder as the Hugging Face hub holds it, or a name on the hub
-        such as 'SenseTime/deformable-detr' (needs the extra `hub`).
+        name is './bccd'); a file (.safetensors, .npz, or PyTorch's .pth, .pt, .bin in
+        either of its serialisations), a folder as the Hugging Face hub holds it, or a
+        name on the hub such as 'SenseTime/deformable-detr' (needs the extra `hub`).
     dtype : {'float32', 'float64'}
         Of the model; the weights are converted.
     **overrides
@@ -199,9 +199,9 @@ def _find(path):
         message += f', nor does the folder {place.parent}'
     raise InputError(
         f'{message}\nGive the name of a packaged detector '
-        f'({", ".join(packaged.names())}), a weights file ({", ".join(SUFFIXES)}), a folder with '
-        'config.json and weights, or a name on the Hugging Face hub, OWNER/NAME (where '
-        'no folder OWNER is here)'
+        f'({", ".join(packaged.names())}), a weights file ({", ".join(SUFFIXES)}), a '
+        'folder with config.json and weights, or a name on the Hugging Face hub, '
+        'OWNER/NAME (where no folder OWNER is here)'
     )
 
 

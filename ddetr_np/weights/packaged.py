@@ -1,7 +1,7 @@
 """The detectors that come with the package, known by their names.
 
-`ddetr_np/pretrained/` holds NAME.safetensors, NAME.md (the card: data, licence, figures)
-and NAME.toml (the settings it was trained with) for each.
+`ddetr_np/pretrained/` holds for each NAME.safetensors, NAME.md (the card: data, licence,
+figures) and NAME.toml (the settings it was trained with).
 """
 
 from pathlib import Path

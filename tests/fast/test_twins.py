@@ -151,6 +151,27 @@ def big_cases(rng):
     yield 'softmax, wide', lambda: ops.activation.softmax(s * 100)
     yield 'relu', lambda: ops.activation.relu_backward(x, ops.activation.relu(x)[1])
     yield 'max_pool', lambda: ops.pool.max_pool(np.maximum(maps, 0))
+    dmaps = array(2, 50, 67, 64)  # along maps the gradient would vanish
+
+    def batch_norm():
+        y, cache, mean, var = ops.norm.batch_norm(maps, w64, b64)
+        return y, cache, mean, var, ops.norm.batch_norm_backward(dmaps, cache)
+
+    yield 'batch_norm', batch_norm
+    # several small pictures share a tile, one of the kernels is cut into blocks
+    for name, N, H, W, I, O in (
+        ('small maps', 5, 9, 7, 64, 48),
+        ('a large kernel', 2, 5, 4, 300, 260),
+        ('single pixels', 3, 1, 1, 64, 48),
+    ):
+        for k in (1, 3):
+            few, K = array(N, H, W, I), array(k, k, I, O)
+
+            def kernel(few=few, K=K, k=k):
+                y, cache = ops.conv.conv2d(few, K, None, 1, k // 2)
+                return y, ops.conv.conv2d_backward(y, cache)
+
+            yield f'{k}×{k}, {name}', kernel
     for k, stride, dilation in ((1, 1, 1), (1, 2, 1), (3, 1, 1), (3, 2, 1), (3, 1, 2)):
         K, p = array(k, k, 64, 48), k // 2 * dilation
 
