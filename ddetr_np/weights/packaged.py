@@ -1,6 +1,6 @@
 """The detectors that come with the package, known by their names.
 
-`ddetr_np/pretrained/` holds for each NAME.safetensors, NAME.md (the card: data, licence,
+`ddetr_np/pretrained/` holds NAME.safetensors, NAME.md (the card: data, licence and
 figures) and NAME.toml (the settings it was trained with).
 """
 
