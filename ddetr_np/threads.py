@@ -20,6 +20,8 @@ from threadpoolctl import ThreadpoolController
 
 from .errors import InputError
 
+LINE = 64  # bytes of a cache line: rows that begin with one are read with fewer
+
 _busy = contextvars.ContextVar('busy', default=False)
 _scratch = threading.local()
 
@@ -260,5 +262,7 @@ def scratch(name, shape, dtype):
     size = math.prod(shape) * dtype.itemsize
     buffers = vars(_scratch)
     if name not in buffers or buffers[name].size < size:
-        buffers[name] = np.empty(max(size, 1), np.uint8)
+        whole = np.empty(size + LINE, np.uint8)
+        start = -whole.ctypes.data % LINE
+        buffers[name] = whole[start : start + max(size, 1)]
     return buffers[name][:size].view(dtype).reshape(shape)

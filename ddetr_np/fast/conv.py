@@ -34,7 +34,8 @@ PIXELS = 1 << 10  # output pixels of a tile
 LEAST_PIXELS = 1 << 7  # fewer would not pay for arranging the kernel for the product
 SHARES = 4  # tasks at least, where there are channels enough,
 LEAST_CHANNELS = 1 << 7  # … for each
-LARGE_KERNEL = 1 << 20  # elements; several sums of such a one would take much memory
+LEAST_BLOCK = 1 << 6  # channels of a kernel's gradient in a task
+KERNELS = 1 << 22  # elements of all sums for a kernel's gradient together
 
 
 class _Axis(NamedTuple):
@@ -289,19 +290,23 @@ def _input_gradient(dy, conv, W):
 def _kernel_gradient(dy, conv):
     """DW = windowsᵀ · dy.
 
-    A task is a run of tiles, or some of the input's channels where the kernel is large:
-    each has a sum of its own and adds its tiles to it in their order.
+    A task is a run of tiles and a block of channels. It has a sum of its own and adds
+    its tiles to it in their order.
     """
     x, W, stride, padding, dilation = conv
     windows = _forward_windows(x, W, stride, padding, dilation)
     kh, kw, I, O = W.shape
     quick = windows.suit_winograd(O)
-    tiles = windows.tiles(winograd.PIXELS if quick else None)
+    pixels = winograd.PIXELS if quick else None
+    if windows.pointwise:  # nothing is laid out for these, so that they may be long
+        pixels = max(PIXELS, -(-dy.size // O // SHARES))
+    tiles = windows.tiles(pixels)
     taps = 16 if quick else kh * kw
-    blocks = [slice(0, I)]
-    if taps * I * O > LARGE_KERNEL and (quick or windows.pointwise):
-        blocks = threads.tiles(I, max(64, -(-I // SHARES)))
-    runs = threads.tiles(len(tiles), -(-len(tiles) * len(blocks) // SHARES))
+    # runs, as far as their sums are small, and blocks for the rest of the shares
+    most = max(1, min(len(tiles), SHARES, KERNELS // (taps * I * O)))
+    runs = threads.tiles(len(tiles), -(-len(tiles) // most))
+    channels = I if quick else O
+    blocks = threads.tiles(channels, max(LEAST_BLOCK, -(-channels * most // SHARES)))
     sums = np.zeros((len(runs), taps, I, O), W.dtype)
 
     def winograd_task(which):
@@ -310,17 +315,15 @@ def _kernel_gradient(dy, conv):
         product = threads.scratch('conv_dW', total.shape, W.dtype)
         for tile in tiles[runs[run]]:
             patches = winograd.patches(windows.even_and_odd(tile, block))
-            total += winograd.kernel_products(patches, dy[tuple(tile)], product)
+            total += winograd.kernel_products(patches, dy[tile], product)
 
     def task(which):
         run, block = which
-        total = sums[run].reshape(-1, O)[block if len(blocks) > 1 else slice(None)]
+        total = sums[run].reshape(-1, O)[:, block]
         product = threads.scratch('conv_dW', total.shape, W.dtype)
         for tile in tiles[runs[run]]:
-            rows = windows(tile)
-            if len(blocks) > 1:
-                rows = rows[:, block]
-            total += np.matmul(rows.T, dy[tile].reshape(-1, O), out=product)
+            d = dy[tile].reshape(-1, O)[:, block]
+            total += np.matmul(windows(tile).T, d, out=product)
 
     threads.run(
         winograd_task if quick else task,
