@@ -22,11 +22,14 @@ class Best(NamedTuple):
     boxes : (n, 4) array
         x0, y0, x1, y1 in pixels of the original picture. Not clipped, as published:
         a box may reach past the picture.
+    queries : (n,) int array
+        Which query each comes from.
     """
 
     scores: np.ndarray
     labels: np.ndarray
     boxes: np.ndarray
+    queries: np.ndarray
 
 
 def postprocess(logits, boxes, sizes, top=100):
@@ -79,4 +82,4 @@ def _best(scores, boxes, size, top):
     query, label = np.divmod(order, classes)
     corners = cxcywh_to_xyxy(boxes[query])
     scale = np.array([W, H, W, H], corners.dtype)
-    return Best(scores.ravel()[order], label, corners * scale)
+    return Best(scores.ravel()[order], label, corners * scale, query)
