@@ -10,12 +10,15 @@ import click
 
 from . import __version__
 from .commands.bench import bench
+from .commands.complexity import complexity
 from .commands.convert import convert
 from .commands.data import data
 from .commands.demo import demo
 from .commands.detect import detect
 from .commands.doctor import doctor
 from .commands.evaluate import evaluate
+from .commands.explore import explore
+from .commands.figures import figures
 from .commands.gradcheck import gradcheck
 from .commands.train import train
 from .errors import InputError
@@ -59,7 +62,10 @@ def cli():
     """Deformable DETR in NumPy and CuPy: find objects in pictures."""
 
 
-for command in (detect, train, evaluate, data, demo, convert, gradcheck, bench, doctor):
+for command in (
+    detect, train, evaluate, data, figures, explore, complexity, demo, convert,
+    gradcheck, bench, doctor,
+):
     cli.add_command(command)
 
 

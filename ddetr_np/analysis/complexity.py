@@ -1,8 +1,9 @@
-"""What a pass costs: the multiply-accumulates that it really makes, by module.
+"""What a pass costs: its multiply-accumulates, weights, bytes and memory, by module.
 
 The operations that multiply matrices, and the one that samples, are counted from the
 arrays they are called with. They are found through the registry of operations that have
-twins, so that neither they nor the modules know of it.
+twins, so that neither they nor the modules know of it. What the same costs on paper
+stands in `formulas`.
 """
 
 import contextlib

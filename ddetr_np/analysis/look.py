@@ -4,13 +4,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..backend import get_xp, to_host
+from ..backend import get_xp, pooled, to_host
 from ..data.pictures import read_picture
 from ..data.prepare import normalise, pad_batch, resize
 from ..errors import InputError
-from ..evaluate.detection import detection_size
+from ..evaluate.detection import class_name, detection_size
 from ..evaluate.postprocess import postprocess
-from ..module import recall
+from ..module import Inputs, recall
 from ..nn.reference_points import encoder_reference_points
 
 
@@ -97,6 +97,7 @@ class Sampling(NamedTuple):
     shapes: tuple
 
 
+@pooled()
 def encoder_sampling(seen, layer=-1):
     """Return where every token of every level reads in an encoder layer.
 
@@ -113,11 +114,20 @@ def encoder_sampling(seen, layer=-1):
     """
     layers = seen.model.transformer.encoder.layers
     i = index_of(layer, len(layers), 'encoder layer')
-    core = recall(layers[i], seen.cache.encoder[i]).self_attn.core
+    core = _self_attn(layers[i], seen.cache.encoder[i]).core
     p_hat = encoder_reference_points(seen.cache.shapes, seen.cache.ratios)[:, :, 0]
     return _sampling(p_hat, core, seen.cache.shapes)
 
 
+def _self_attn(layer, cache):
+    if not isinstance(cache, Inputs):
+        return recall(layer, cache).self_attn
+    # most of the layer's work follows its attention, and is not asked for
+    x, pos, p_hat, shapes, padding = cache.inputs
+    return layer.self_attn.forward(x + pos, p_hat, x, shapes, padding)[1]
+
+
+@pooled()
 def decoder_sampling(seen, layer=-1):
     """Return where every query reads in a decoder layer; as `encoder_sampling`."""
     layers = seen.model.transformer.decoder.layers
@@ -130,6 +140,122 @@ def _sampling(p_hat, core, shapes):
     # one picture has no padding: a fraction of its maps is one of the picture
     p_hat, loc, A = (to_host(a)[0] for a in (p_hat, core.loc, core.A))
     return Sampling(p_hat, loc, A, tuple(shapes))
+
+
+def pick_detection(seen, i=0, threshold=0.5):
+    """Return the index in `seen.best` of the i-th detection, the best being 0.
+
+    Parameters
+    ----------
+    seen : Look
+    i : int
+        Among those that score `threshold` or more.
+    threshold : float
+        In [0, 1].
+
+    Raises
+    ------
+    InputError
+        There is no such detection; says what there is.
+    """
+    best = seen.best
+    n = int((best.scores >= threshold).sum())
+    if n == 0:
+        name = class_name(seen.model.config, int(best.labels[0]))
+        raise InputError(
+            f'nothing in this picture scores {threshold:g} or more; the best is {name} '
+            f'with {best.scores[0]:.3f}: lower the threshold, or choose a query or a '
+            'place'
+        )
+    if not hasattr(i, '__index__') or not 0 <= i < n:
+        raise InputError(
+            f'there is no detection {i}; those that score {threshold:g} or more are 0 '
+            f'to {n - 1}'
+        )
+    return int(i)
+
+
+def pick_query(seen, query):
+    """Return the index in `seen.best` of a query's best class.
+
+    Raises
+    ------
+    InputError
+        There is no such query; says what there is.
+    """
+    query = index_of(query, seen.out.boxes.shape[2], 'query')
+    return int(np.flatnonzero(seen.best.queries == query)[0])
+
+
+def pick_place(seen, x, y):
+    """Return the index in `seen.best` of the best box that holds a place.
+
+    Where none does, it is the nearest one's.
+
+    Parameters
+    ----------
+    seen : Look
+    x, y : float
+        Pixels of the picture.
+
+    Raises
+    ------
+    InputError
+        The place is outside the picture.
+    """
+    check_place(seen.picture, x, y)
+    x0, y0, x1, y1 = seen.best.boxes.T
+    apart = (
+        np.maximum(np.maximum(a - p, p - b), 0)
+        for a, p, b in ((x0, x, x1), (y0, y, y1))
+    )
+    return int(np.hypot(*apart).argmin())  # the first of equals scores best
+
+
+def token_at(seen, x, y, level=0):
+    """Return the encoder's token nearest to a place, as a row of `encoder_sampling`.
+
+    Parameters
+    ----------
+    seen : Look
+    x, y : float
+        Pixels of the picture.
+    level : int
+        From 0, the finest.
+
+    Raises
+    ------
+    InputError
+        The place is outside the picture, or there is no such level.
+    """
+    check_place(seen.picture, x, y)
+    shapes = seen.cache.shapes
+    level = index_of(level, len(shapes), 'level')
+    (H, W), (h, w) = seen.picture.shape[:2], shapes[level]
+    i, j = min(int(y / H * h), h - 1), min(int(x / W * w), w - 1)
+    return sum(a * b for a, b in shapes[:level]) + i * w + j
+
+
+def middle_token(seen, i):
+    """Return the finest level's token in the middle of detection i of `seen.best`.
+
+    A middle outside the picture is moved to its edge.
+    """
+    H, W = seen.picture.shape[:2]
+    x0, y0, x1, y1 = seen.best.boxes[i]
+    return token_at(
+        seen, np.clip((x0 + x1) / 2, 0, W), np.clip((y0 + y1) / 2, 0, H)
+    )
+
+
+def check_place(picture, x, y):
+    """Raise InputError if a place, pixels, is outside a picture (H, W, 3)."""
+    H, W = picture.shape[:2]
+    if not (0 <= x <= W and 0 <= y <= H):
+        raise InputError(
+            f'the place {x:g}, {y:g} is outside the picture, which has x from 0 to {W} '
+            f'and y from 0 to {H}'
+        )
 
 
 def index_of(i, n, what):

@@ -8,6 +8,7 @@ import pytest
 
 from ddetr_np import backend, build_model, ops
 from ddetr_np.analysis.complexity import COSTS, counting
+from ddetr_np.analysis.measure import measure, part_of
 from ddetr_np.analysis.watch import named_modules, watch
 from ddetr_np.module import EVAL, Module
 from ddetr_np.nn.init import Init
@@ -174,6 +175,45 @@ def test_watching_within_watching(x):
             pair.linear.forward(np.ones((1, 5)))
         pair.linear.forward(np.ones((1, 5)))
     assert seen == [('inner', 'linear'), ('outer', 'linear'), ('outer', 'linear')]
+
+
+@pytest.mark.parametrize('variant', ['multi_scale', 'refine', 'two_stage'])
+def test_parts_add_up_to_the_whole(variant, tiny):
+    model = build_model(variant, **tiny)
+    found = measure(model, np.zeros((1, 64, 80, 3), 'float32'))
+    whole = found.modules['']
+    for figure in ('macs', 'sampled', 'params', 'frozen'):
+        assert sum(getattr(c, figure) for c in found.parts.values()) == getattr(
+            whole, figure
+        )
+    assert whole.params == sum(p.data.size for p in model.params())
+    assert max(c.peak for c in found.parts.values()) == whole.peak
+    assert bool(found.parts['first stage'].macs) == (variant == 'two_stage')
+
+
+def test_heads_belong_to_the_decoder_or_to_the_first_stage():
+    assert part_of('class_embed.2', 3) == 'heads'
+    assert part_of('transformer.decoder.bbox_embed.2.layers.0', 3) == 'heads'
+    assert part_of('transformer.decoder.bbox_embed.3.layers.0', 3) == 'first stage'
+    assert part_of('transformer.decoder.layers.0.linear1.weight', 3) == 'decoder'
+    assert part_of('transformer.level_embed', 3) == 'encoder'
+    assert part_of('', 3) is None
+
+
+def test_bytes_and_peak_of_one_linear_map(tiny):
+    model = build_model('multi_scale', **tiny)
+    found = measure(model, np.zeros((1, 64, 80, 3), 'float32'))
+    Nq, C = tiny['Nq'], tiny['C']
+    # (Nq, C) in, (Nq, 2) out, weights (2, C) and (2,), float32; one call
+    cost = found.modules['transformer.reference_points']
+    assert cost.bytes == 4 * (Nq * C + Nq * 2 + 2 * C + 2)
+    assert cost.params == 2 * C + 2
+    # each is at work within the next: what the pass holds can only be more
+    encoder = found.modules['transformer.encoder'].peak
+    layer = found.modules['transformer.encoder.layers.0'].peak
+    assert 0 < layer <= encoder <= found.modules[''].peak
+    # the value of one layer's attention, at least: S tokens of C channels
+    assert layer > 4 * C * (8 * 10 + 4 * 5 + 2 * 3 + 1 * 2)
 
 
 @pytest.mark.slow

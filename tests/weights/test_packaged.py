@@ -61,7 +61,8 @@ def stated(name, figure):
 def test_scenes_has_the_figures_of_its_card():
     report = evaluate(ddetr_np.load_model('scenes'), ddetr_np.Scenes(500, seed=0))
     for figure in ('AP', 'AP50', 'AP_small'):
-        assert report.figures[figure] == pytest.approx(stated('scenes', figure), abs=2e-3)
+        expected = stated('scenes', figure)
+        assert report.figures[figure] == pytest.approx(expected, abs=2e-3)
 
 
 @pytest.mark.slow
@@ -70,4 +71,5 @@ def test_bccd_has_the_figures_of_its_card(shared):
     model = ddetr_np.load_model('bccd')
     report = evaluate(model, ddetr_np.read_dataset(path, names=model.config.names))
     for figure in ('AP', 'AP50'):
-        assert report.figures[figure] == pytest.approx(stated('bccd', figure), abs=2e-3)
+        expected = stated('bccd', figure)
+        assert report.figures[figure] == pytest.approx(expected, abs=2e-3)
