@@ -24,7 +24,8 @@ THRESHOLD = 0.5
 def demo(out, seed):
     """Draw a new scene, find its figures, and save the picture with their boxes.
 
-    The detector is `scenes`, which comes with the package: two-stage Deformable DETR,
+    Beside it: what the best detection looks at, the paper's Figures 5 and 6. The
+    detector is `scenes`, which comes with the package: two-stage Deformable DETR,
     trained from random weights by `ddetr-np train`. Nothing is downloaded.
     """
     import secrets
@@ -32,6 +33,7 @@ def demo(out, seed):
 
     from rich.console import Console
 
+    from ..analysis.look import look, middle_token
     from ..data.scenes import draw_scene
     from ..errors import InputError
     from ..evaluate.detection import detect
@@ -39,6 +41,7 @@ def demo(out, seed):
     from ..views.detections import save_detections
     from ..weights import load_model
     from .detect import print_detections
+    from .figures import draw_gradients, draw_points
 
     if out.exists() and not out.is_dir():
         raise InputError(f'--out {out} is a file; expected a folder')
@@ -53,15 +56,25 @@ def demo(out, seed):
     found = detect(model, scene.picture, THRESHOLD)
     seconds = time.perf_counter() - start
     print_detections(Console(), f'scene {seed}', found, THRESHOLD)
-    path = out / 'ddetr-np-demo.png'
-    with replacing(path) as part:
+    base = out / 'ddetr-np-demo'
+    paths = [base.with_suffix('.png')]
+    with replacing(paths[0]) as part:
         save_detections(part, scene.picture, found)
+    seen = look(model, scene.picture)
+    query, label = int(seen.best.queries[0]), int(seen.best.labels[0])
+    for part, subject in (
+        ('encoder', (middle_token(seen, 0),)), ('decoder', (query, label))
+    ):
+        paths += draw_points(seen, part, subject, f'{base}-{part}', endings=['png'])
+    paths += draw_gradients(seen, 0, f'{base}-gradients', endings=['png'])
     right = count_found(scene, found)
     click.echo(
         f'{right} of {len(scene.labels)} figures found, {len(found) - right} '
         f'wrong boxes, {seconds:.2f} s'
     )
-    click.echo(f'drawn picture: {path}')
+    click.echo(f'drawn picture: {paths[0]}')
+    for path in paths[1:]:
+        click.echo(f'what the best of them looks at: {path}')
 
 
 def count_found(scene, found):

@@ -5,6 +5,8 @@ import click
 from .data import need_folder, progress_bar
 from .fields import field_option, size_options
 
+ENDINGS = 'png', 'svg'
+SMOOTH = 1.0  # pixels, of the gradients' maps: the strides' chessboard would show
 
 @click.command()
 @click.argument('picture', type=click.Path(path_type=Path))
@@ -126,13 +128,13 @@ def figures(
         for part in parts:
             bar.update(task, advance=1, description=f'sampling points, {part}')
             subject = (token,) if part == 'encoder' else (q, label)
-            paths += _draw_sampling(
-                seen, part, subject, layer, options, panels, animation,
-                f'{out / picture.stem}-{part}',
+            paths += draw_points(
+                seen, part, subject, f'{out / picture.stem}-{part}', layer, options,
+                panels, animation,
             )  # fmt: skip
         bar.advance(task)
         if gradients:
-            paths += _draw_gradients(seen, i, f'{out / picture.stem}-gradients', bar)
+            paths += draw_gradients(seen, i, f'{out / picture.stem}-gradients', bar)
     name, score = class_name(model.config, label), seen.best.scores[i]
     click.echo(f'{name} {score:.3f}: query {q}, token {token}')
     for path in paths:
@@ -164,7 +166,10 @@ def _choose(seen, detection, query, at, threshold):
     return pick_detection(seen, detection or 0, threshold)
 
 
-def _draw_sampling(seen, part, subject, layer, options, panels, animation, base):
+def draw_points(
+    seen, part, subject, base, layer=-1, options=None, panels=False, animation=False,
+    endings=ENDINGS,
+):  # fmt: skip
     """Figure 6 of one part; return the paths written, which begin with `base`."""
     from ..analysis.reads import all_layers, decoder_reads, encoder_reads
     from ..files import replacing
@@ -172,16 +177,18 @@ def _draw_sampling(seen, part, subject, layer, options, panels, animation, base)
     from ..views.sampling import draw_heads, draw_levels, draw_sampling
 
     q, *label = subject
+    options = options or {'head': None, 'zoom': 1}
     if animation:
         frames = all_layers(seen, part, q, *label)
         reads = frames[layer]
     else:
         read = {'encoder': encoder_reads, 'decoder': decoder_reads}[part]
         reads = read(seen, q, layer, *label)
-    paths = _save(base, draw_sampling(reads, **options).figure)
+    paths = _save(base, draw_sampling(reads, **options).figure, endings)
     if panels:
-        paths += _save(f'{base}-levels', draw_levels(reads, **options))
-        paths += _save(f'{base}-heads', draw_heads(reads, zoom=options['zoom']))
+        paths += _save(f'{base}-levels', draw_levels(reads, **options), endings)
+        heads = draw_heads(reads, zoom=options['zoom'])
+        paths += _save(f'{base}-heads', heads, endings)
     if animation:
         for ending in ('gif', 'mp4') if has_ffmpeg() else ('gif',):
             path = Path(f'{base}.{ending}')
@@ -191,23 +198,27 @@ def _draw_sampling(seen, part, subject, layer, options, panels, animation, base)
     return paths
 
 
-def _draw_gradients(seen, i, base, bar):
+def draw_gradients(seen, i, base, bar=None, endings=ENDINGS):
     """Figure 5 of detection i of `seen.best`; return the paths written."""
     from ..analysis.gradient_norm import ITEMS, gradient_norms
     from ..views.gradient_norm import draw_gradient_norms
 
-    task = bar.add_task('gradients', total=len(ITEMS))
-    norms = gradient_norms(
-        seen, i, progress=lambda done: bar.update(task, completed=done)
-    )
-    return _save(base, draw_gradient_norms(norms, seen))
+    progress = None
+    if bar:
+        task = bar.add_task('gradients', total=len(ITEMS))
+
+        def progress(done):
+            bar.update(task, completed=done)
+
+    norms = gradient_norms(seen, i, smooth=SMOOTH, progress=progress)
+    return _save(base, draw_gradient_norms(norms, seen), endings)
 
 
-def _save(base, figure):
+def _save(base, figure, endings):
     from ..files import replacing
     from ..views.sampling import save_figure
 
-    paths = [Path(f'{base}.{ending}') for ending in ('png', 'svg')]
+    paths = [Path(f'{base}.{ending}') for ending in endings]
     for path in paths:
         with replacing(path) as temporary:
             save_figure(temporary, figure)

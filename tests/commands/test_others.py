@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 
@@ -126,33 +127,42 @@ def test_doctor_without_the_scientific_stack():
 # ---- demo
 
 
-@pytest.fixture
-def small_model(monkeypatch):
-    from ddetr_np.nn import ddetr
-
-    build = ddetr.build_model
-    small = {'backbone': 'resnet18', 'width': 8, 'C': 32, 'M': 2, 'Nq': 20, 'ffn': 64}
-
-    def build_small(variant, **fields):
-        assert variant == 'two_stage'
-        return build(variant, **small, encoder_layers=1, decoder_layers=1, **fields)
-
-    monkeypatch.setattr(ddetr, 'build_model', build_small)
-
-
-def test_demo(run, here, small_model):
-    result = run('demo', '--out', 'new')
+def test_demo(run, here):
+    result = run('demo', '--out', 'new', '--seed', '4')
     assert result.exit_code == 0, result.output
-    assert 'UNTRAINED' in result.stdout
-    path = here / 'new' / 'ddetr-np-demo.png'
-    assert path.name in result.stdout
-    with Image.open(path) as image:
-        assert image.size == (640, 480)
-    first = path.read_bytes()
-    run('demo', '--out', 'new')
-    assert path.read_bytes() == first
-    run('demo', '--out', 'new', '--seed', '5')
-    assert path.read_bytes() != first
+    names = ['', '-encoder', '-decoder', '-gradients']
+    paths = [here / 'new' / f'ddetr-np-demo{name}.png' for name in names]
+    assert sorted(paths) == sorted((here / 'new').iterdir())
+    for path in paths:
+        assert path.name in result.stdout
+        with Image.open(path) as image:
+            assert min(image.size) >= 384
+    # it has learnt: most figures are found
+    counts = re.search(r'(\d+) of (\d+) figures', result.stdout).groups()
+    right, drawn = map(int, counts)
+    assert right >= 0.6 * drawn
+    first = paths[0].read_bytes()
+    run('demo', '--out', 'new', '--seed', '4')
+    assert paths[0].read_bytes() == first
+    run('demo', '--out', 'new')  # another scene
+    assert paths[0].read_bytes() != first
+
+
+def test_demo_counts_what_it_found():
+    from ddetr_np.commands.demo import count_found
+    from ddetr_np.data.scenes import Scene
+    from ddetr_np.evaluate.detection import Detections
+
+    box = np.array([[10, 10, 30, 30], [12, 10, 32, 30], [50, 50, 70, 80.0]])
+    scene = Scene(None, box[[0, 2]], np.array([1, 2]), None)
+
+    def found(*labels):
+        n = len(labels)
+        return Detections(np.ones(n), np.array(labels), ['x'] * n, box[:n], (90, 90))
+
+    assert count_found(scene, found(1, 1, 2)) == 2  # the second is a duplicate
+    assert count_found(scene, found(0, 1, 0)) == 1
+    assert count_found(scene, found()) == 0
 
 
 def test_demo_refuses(run, here):
