@@ -43,6 +43,7 @@ def explore(picture, weights, out, threshold, maps, short, long, device, fields)
     from ..views.explorer import pack, save_page
     from ..weights import load_model
     from .data import progress_bar
+    from .figures import SMOOTH
 
     check_numbers(threshold, 1, 1)
     if maps < 0:
@@ -62,7 +63,7 @@ def explore(picture, weights, out, threshold, maps, short, long, device, fields)
         bar.update(task, total=1 + layers + n)
         norms = []
         for i in range(n):
-            norms.append(gradient_norms(seen, i))
+            norms.append(gradient_norms(seen, i, smooth=SMOOTH))
             bar.advance(task)
         packed = pack(
             seen, threshold, norms,

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import ddetr_np
+from ddetr_np.analysis.gradient_norm import gradient_norms
 from ddetr_np.analysis.look import decoder_sampling, encoder_sampling, look
 from ddetr_np.data.scenes import draw_scene
 from ddetr_np.views.explorer import pack, save_page
@@ -44,7 +45,8 @@ def browser():
 @pytest.fixture
 def page(browser, seen, tmp_path):
     path = tmp_path / 'page.html'
-    save_page(path, pack(seen, threshold=0))
+    norms = gradient_norms(seen, 0, items=('x', 'c'))
+    save_page(path, pack(seen, threshold=0, norms=[norms]))
     page = browser.new_page(viewport={'width': 1200, 'height': 900})
     page.problems = []
     page.on('console', lambda m: page.problems.append(m.text))
@@ -126,6 +128,21 @@ def test_heads_and_levels(page, seen):
     assert len(circles(page)) == config.L * config.K
     page.select_option('#level', '2')
     assert len(circles(page)) == config.K
+
+
+def test_maps_of_figure_5(page, seen):
+    page.click('#found button >> nth=0')
+    values = page.eval_on_selector_all('#map option', 'all => all.map(o => o.value)')
+    assert values == ['', 'x', 'c']
+    page.select_option('#map', 'c')
+    shown = page.get_attribute('#view image >> nth=1', 'href')
+    assert shown.startswith('data:image/png')
+    other = next(
+        i for i, q in enumerate(seen.best.queries) if q != seen.best.queries[0]
+    )
+    page.click(f'#found button >> nth={other}')  # a detection without maps
+    values = page.eval_on_selector_all('#map option', 'all => all.map(o => o.value)')
+    assert values == ['']
 
 
 def test_dragging_the_reference_point_takes_the_points_along(page):
