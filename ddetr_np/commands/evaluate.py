@@ -12,8 +12,8 @@ PAGE = 12  # pictures on the page of misses
 @click.option(
     '--weights',
     required=True,
-    help='scenes or bccd, which come with the package; a file, a folder, or a name on '
-    'the Hugging Face hub.',
+    help='scenes, which comes with the package; a file, a folder, or a name on the '
+    'Hugging Face hub.',
 )
 @click.option(
     '--data',

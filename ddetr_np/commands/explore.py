@@ -10,8 +10,8 @@ from .fields import field_option, size_options
 @click.option(
     '--weights',
     required=True,
-    help='scenes or bccd, which come with the package; a file, a folder, or a name on '
-    'the Hugging Face hub.',
+    help='scenes, which comes with the package; a file, a folder, or a name on the '
+    'Hugging Face hub.',
 )
 @click.option(
     '--out',

@@ -13,8 +13,8 @@ SMOOTH = 1.0  # pixels, of the gradients' maps: the strides' chessboard would sh
 @click.option(
     '--weights',
     required=True,
-    help='scenes or bccd, which come with the package; a file, a folder, or a name on '
-    'the Hugging Face hub.',
+    help='scenes, which comes with the package; a file, a folder, or a name on the '
+    'Hugging Face hub.',
 )
 @click.option(
     '--detection',

@@ -19,8 +19,8 @@ def load_model(path, dtype='float32', **overrides):
     Parameters
     ----------
     path : str or Path
-        A detector that comes with the package, 'scenes' or 'bccd' (a folder of that
-        name is './bccd'); a file (.safetensors, .npz, or PyTorch's .pth, .pt, .bin in
+        A detector that comes with the package, 'scenes' (a folder of that name is
+        './scenes'); a file (.safetensors, .npz, or PyTorch's .pth, .pt, .bin in
         either of its serialisations), a folder as the Hugging Face hub holds it, or a
         name on the hub such as 'SenseTime/deformable-detr' (needs the extra `hub`).
     dtype : {'float32', 'float64'}

@@ -9,11 +9,13 @@ import ddetr_np
 from ddetr_np.evaluate import evaluate
 from ddetr_np.weights import packaged, read_tensors
 
-NAMES = ['bccd', 'scenes']
+NAMES = packaged.names()
 
 
 def test_names():
-    assert packaged.names() == NAMES
+    assert 'scenes' in NAMES
+    assert packaged.find('scenes').name == 'scenes.safetensors'
+    assert packaged.find('scene') is None
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -47,7 +49,7 @@ def test_a_name_goes_before_a_folder_called_the_same(tmp_path, monkeypatch):
 
 def test_an_unknown_name_is_answered_with_those_there_are(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ddetr_np.InputError, match='bccd, scenes'):
+    with pytest.raises(ddetr_np.InputError, match=', '.join(NAMES)):
         ddetr_np.load_model('scene')
 
 
@@ -62,14 +64,4 @@ def test_scenes_has_the_figures_of_its_card():
     report = evaluate(ddetr_np.load_model('scenes'), ddetr_np.Scenes(500, seed=0))
     for figure in ('AP', 'AP50', 'AP_small'):
         expected = stated('scenes', figure)
-        assert report.figures[figure] == pytest.approx(expected, abs=2e-3)
-
-
-@pytest.mark.slow
-def test_bccd_has_the_figures_of_its_card(shared):
-    path = shared / 'data' / 'bccd' / 'ImageSets' / 'Main' / 'test.txt'
-    model = ddetr_np.load_model('bccd')
-    report = evaluate(model, ddetr_np.read_dataset(path, names=model.config.names))
-    for figure in ('AP', 'AP50'):
-        expected = stated('bccd', figure)
         assert report.figures[figure] == pytest.approx(expected, abs=2e-3)
