@@ -66,7 +66,7 @@ def test_every_proposal(published_model, published_pass):
 def test_post_processed_detections(double):
     out, arrays = double
     found = ddetr_np.postprocess(out.logits[-1], out.boxes[-1], [(480, 640)] * 2)
-    for i, (scores, labels, boxes) in enumerate(found):
+    for i, (scores, labels, boxes, _) in enumerate(found):
         assert distance(scores, arrays[f'post{i}_scores']) < 1e-9
         # equal scores (of the padded tokens' proposals) may stand in another order
         assert_same_detections(

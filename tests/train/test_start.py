@@ -71,7 +71,8 @@ def test_fine_tuning_from_91_classes(variant, cells, tmp_path):
             losses.append(facts['record']['loss'])
 
     model, report = ddetr_np.train_model(settings, tmp_path / 'run', tell=tell)
-    assert model.config == old.config.replace(num_classes=3, names=CELLS)
+    size = {'short': settings.short, 'long': settings.long}
+    assert model.config == old.config.replace(num_classes=3, names=CELLS, **size)
     assert model.config.variant == variant
     kept = said['weights']['kept']
     assert kept.renewed
