@@ -61,7 +61,7 @@ def stated(name, figure):
 
 @pytest.mark.slow
 def test_scenes_has_the_figures_of_its_card():
-    report = evaluate(ddetr_np.load_model('scenes'), ddetr_np.Scenes(500, seed=0))
+    report = evaluate(ddetr_np.load_model('scenes'), ddetr_np.Scenes(500, seed=7))
     for figure in ('AP', 'AP50', 'AP_small'):
         expected = stated('scenes', figure)
         assert report.figures[figure] == pytest.approx(expected, abs=2e-3)
