@@ -147,6 +147,7 @@ def train_model(settings, out, *, resume=False, tell=None, stop=None):
                     save()
             batches.close()
             last = state.epoch + 1 == settings.epochs
+            judged = None
             if val is not None and (
                 last or (state.epoch + 1) % settings.evaluate_every == 0
             ):
@@ -159,10 +160,12 @@ def train_model(settings, out, *, resume=False, tell=None, stop=None):
                 if report.figures['AP'] > state.best:
                     state.best = report.figures['AP']
                     save_weights(BEST)
-                tell('eval', record=record, report=report, best=state.best)
+                judged = {'record': record, 'report': report, 'best': state.best}
             state.count_epoch()
             save_weights(MODEL)
             save()
+            if judged:  # last: whoever is told may draw, which takes its time
+                tell('eval', **judged)
     except NotFiniteError as error:
         raise NotFiniteError(f'{error}\n{_last_good(out)}') from error
     finally:
