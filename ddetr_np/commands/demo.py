@@ -4,7 +4,7 @@ import click
 
 SIZE = 384  # pixels of the scene's sides: twice what the detector sees
 RADIUS = 24, 116  # of its figures, pixels
-THRESHOLD = 0.5
+THRESHOLD = 0.4
 
 
 @click.command()
