@@ -59,7 +59,7 @@ def fast_adamw_update(
             *arrays, lr, beta1, beta2, eps, weight_decay, step, grad_scale
         )
         return
-    # m̂ / (√v̂ + ε) = m √(1 − β₂ᵗ) / (1 − β₁ᵗ) / (√v + ε √(1 − β₂ᵗ)): fewer steps
+    # as the plain operation has it, step by step: the same bits
     root = math.sqrt(1 - beta2**step)
     rate, eps = lr * root / (1 - beta1**step), eps * root
     to_m, to_v = (1 - beta1) * grad_scale, math.sqrt(1 - beta2) * grad_scale

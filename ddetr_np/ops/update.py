@@ -54,22 +54,23 @@ def adamw_update(
         The clipping's factor.
     """
     xp = get_xp(param)
-    rate = lr / (1 - beta1**step)
+    # m̂ / (√v̂ + ε) = m √(1 − β₂ᵗ) / (1 − β₁ᵗ) / (√v + ε √(1 − β₂ᵗ)): fewer steps
     root = math.sqrt(1 - beta2**step)
+    rate, eps = lr * root / (1 - beta1**step), eps * root
+    to_m, to_v = (1 - beta1) * grad_scale, math.sqrt(1 - beta2) * grad_scale
     for p, g, m, v in _blocks(param, grad, exp_avg, exp_avg_sq):
-        g = g * grad_scale
-        m += (1 - beta1) * (g - m)
+        m *= beta1
+        m += to_m * g
+        a = to_v * g
+        a *= a
         v *= beta2
-        g *= g
-        g *= 1 - beta2
-        v += g
-        xp.sqrt(v, out=g)
-        g /= root
-        g += eps
-        xp.divide(m, g, out=g)
-        g *= rate
+        v += a
+        xp.sqrt(v, out=a)
+        a += eps
+        xp.divide(m, a, out=a)
+        a *= rate
         p *= 1 - lr * weight_decay
-        p -= g
+        p -= a
 
 
 @replaceable
