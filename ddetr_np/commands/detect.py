@@ -3,17 +3,12 @@ from pathlib import Path
 
 import click
 
-from .fields import field_option, size_options
+from .fields import field_option, size_options, weights_option
 
 
 @click.command()
 @click.argument('pictures', nargs=-1, required=True)
-@click.option(
-    '--weights',
-    required=True,
-    help='scenes, which comes with the package; a file, a folder, or a name on the '
-    'Hugging Face hub.',
-)
+@weights_option
 @click.option(
     '--threshold', default=0.5, help='Leave out lower scores; 0 shows all --top.'
 )

@@ -3,18 +3,13 @@ from pathlib import Path
 import click
 
 from .data import json_option, reading_options
-from .fields import field_option, size_options
+from .fields import field_option, size_options, weights_option
 
 PAGE = 12  # pictures on the page of misses
 
 
 @click.command()
-@click.option(
-    '--weights',
-    required=True,
-    help='scenes, which comes with the package; a file, a folder, or a name on the '
-    'Hugging Face hub.',
-)
+@weights_option
 @click.option(
     '--data',
     'path',

@@ -2,17 +2,12 @@ from pathlib import Path
 
 import click
 
-from .fields import field_option, size_options
+from .fields import field_option, size_options, weights_option
 
 
 @click.command()
 @click.argument('picture', type=click.Path(path_type=Path))
-@click.option(
-    '--weights',
-    required=True,
-    help='scenes, which comes with the package; a file, a folder, or a name on the '
-    'Hugging Face hub.',
-)
+@weights_option
 @click.option(
     '--out',
     type=click.Path(path_type=Path),

@@ -1,4 +1,4 @@
-"""Options that several commands share: fields of the configuration, and sizes."""
+"""Options that several commands share: weights, fields of the configuration, sizes."""
 
 import ast
 
@@ -27,6 +27,13 @@ field_option = click.option(
     callback=_parse,
     help='A field of the configuration that the weights do not tell, e.g. '
     'dilation=True for a bare state dict of DC5. Repeatable.',
+)
+
+weights_option = click.option(
+    '--weights',
+    required=True,
+    help='scenes, which comes with the package; a file, a folder, or a name on the '
+    'Hugging Face hub.',
 )
 
 

@@ -3,19 +3,14 @@ from pathlib import Path
 import click
 
 from .data import need_folder, progress_bar
-from .fields import field_option, size_options
+from .fields import field_option, size_options, weights_option
 
 ENDINGS = 'png', 'svg'
 SMOOTH = 1.0  # pixels, of the gradients' maps: the strides' chessboard would show
 
 @click.command()
 @click.argument('picture', type=click.Path(path_type=Path))
-@click.option(
-    '--weights',
-    required=True,
-    help='scenes, which comes with the package; a file, a folder, or a name on the '
-    'Hugging Face hub.',
-)
+@weights_option
 @click.option(
     '--detection',
     type=int,
