@@ -94,6 +94,21 @@ def test_the_formula_of_the_appendix(scripts):
 
 
 @pytest.mark.slow
+def test_looking_runs(scripts, tmp_path):
+    out = tmp_path / 'out.json'
+    command = [
+        sys.executable, FOLDER / 'looking.py', '--runs', '1', '--size', '64', '96',
+        '--json', out,
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(out.read_text())
+    for name in ('Figure 6 / forward', 'Figure 5 / training pass'):
+        assert figures['ratios'][name][0] > 0.5  # it holds such a pass, or more
+        assert name in done.stdout
+
+
+@pytest.mark.slow
 def test_scaling_runs(scripts, tmp_path):
     out = tmp_path / 'out.json'
     command = [
