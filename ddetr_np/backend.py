@@ -43,6 +43,8 @@ def to_host(a):
 def to_device(a, device='cpu'):
     """Return `a` on a device.
 
+    A GPU becomes this thread's current one: what is computed from the array there.
+
     Parameters
     ----------
     a : array
@@ -52,25 +54,35 @@ def to_device(a, device='cpu'):
     Raises
     ------
     InputError
-        The device's name is unknown, CuPy is missing, or there is no such GPU.
+        The device's name is unknown, CuPy or a driver is missing, there is no such GPU,
+        or it is too old.
     """
     if device == 'cpu':
         return to_host(a)
     cupy, index = _cuda(device)
-    with cupy.cuda.Device(index):
-        return cupy.asarray(a)
+    # operations run on the current device, wherever their arrays are
+    cupy.cuda.Device(index).use()
+    return cupy.asarray(a)
+
+
+def device_of(a):
+    """Return the name of the device an array is on, as `to_device` takes it."""
+    return 'cpu' if get_xp(a) is np else f'cuda:{a.device.id}'
 
 
 def _cuda(device):
+    """Return CuPy and the index of a GPU that it can use."""
     kind, _, index = device.partition(':')
     if kind != 'cuda' or not (index or '0').isdecimal():
         raise InputError(f"device is {device!r}; expected 'cpu', 'cuda:0', 'cuda:1' …")
     try:
         import cupy
+    except ModuleNotFoundError as error:
+        raise InputError(f'device {device!r} needs CuPy: {_INSTALL}') from error
     except ImportError as error:
         raise InputError(
-            f"device {device!r} needs CuPy: pip install 'ddetr-np[gpu12]' (CUDA 12) "
-            "or 'ddetr-np[gpu13]' (CUDA 13)"
+            f'device {device!r}: CuPy is there but does not load '
+            f'({error.__cause__ or error}); install it anew: {_INSTALL}'
         ) from error
     try:
         count = cupy.cuda.runtime.getDeviceCount()
@@ -82,11 +94,30 @@ def _cuda(device):
     index = int(index or 0)
     if index >= count:
         raise InputError(f'device {device!r}: this machine has {count} GPUs')
+    capability = cupy.cuda.Device(index).compute_capability  # '70' is 7.0
+    if int(capability) < OLDEST:
+        name = cupy.cuda.runtime.getDeviceProperties(index)['name'].decode()
+        raise InputError(
+            f'device {device!r}: {name} has compute capability '
+            f"{_dotted(capability)}, {_dotted(OLDEST)} is needed (2017's Volta, or "
+            "newer); use another GPU or device='cpu'"
+        )
     return cupy, index
 
 
+OLDEST = 70  # compute capability 7.0: what CUDA 12 and 13 and the kernels can do
+_INSTALL = (
+    "pip install 'ddetr-np[gpu12]' (CUDA 12) or 'ddetr-np[gpu13]' (CUDA 13)"
+)
+
+
+def _dotted(capability):
+    """'7.0' of 70: the last digit is the minor one."""
+    return '{}.{}'.format(*divmod(int(capability), 10))
+
+
 def gpus():
-    """Return [(name, bytes of memory)] of the GPUs that CuPy sees.
+    """Return [(name, bytes of memory, what is wrong or '')] of the GPUs CuPy sees.
 
     Raises
     ------
@@ -95,9 +126,15 @@ def gpus():
     """
     import cupy
 
-    runtime = cupy.cuda.runtime
-    found = (runtime.getDeviceProperties(i) for i in range(runtime.getDeviceCount()))
-    return [(p['name'].decode(), p['totalGlobalMem']) for p in found]
+    runtime, found = cupy.cuda.runtime, []
+    for i in range(runtime.getDeviceCount()):
+        p = runtime.getDeviceProperties(i)
+        capability = 10 * p['major'] + p['minor']
+        wrong = ''
+        if capability < OLDEST:
+            wrong = f'too old ({_dotted(capability)}; {_dotted(OLDEST)} is needed)'
+        found.append((p['name'].decode(), p['totalGlobalMem'], wrong))
+    return found
 
 
 def scatter_add(target, rows, values):
@@ -110,12 +147,7 @@ def scatter_add(target, rows, values):
     values : (n, ...) array
     """
     # rows repeat: target[rows] += values would lose all but one of each
-    if get_xp(target) is np:
-        np.add.at(target, rows, values)
-    else:
-        import cupyx
-
-        cupyx.scatter_add(target, rows, values)
+    get_xp(target).add.at(target, rows, values)
 
 
 def replaceable(operation):

@@ -164,8 +164,9 @@ def _gpu():
     try:
         from ..backend import gpus
 
-        for i, (name, memory) in enumerate(gpus()):
-            yield f'cuda:{i}', f'{name}, {memory / 2**30:.0f} GiB', None
+        for i, (name, memory, wrong) in enumerate(gpus()):
+            finding = f'{name}, {memory / 2**30:.0f} GiB'
+            yield f'cuda:{i}', f'{finding}: {wrong}' if wrong else finding, None
     except Exception as error:  # whatever a half-installed CUDA raises is the finding
         yield 'GPU', f'not usable: {error}', None
 
