@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..backend import get_xp
+from ..backend import get_xp, to_host
 from ..errors import InputError, NotFiniteError
 from ..ops.boxes import cxcywh_to_xyxy, cxcywh_to_xyxy_backward
 from ..ops.losses import (
@@ -115,6 +115,9 @@ class Criterion:
             part, gradient = self._stage(stage, seen, pairs, num_boxes)
             parts.append(part)
             gradients.append(gradient)
+        parts = _to_floats(parts)
+        for stage, part in zip(stages, parts):
+            _need_finite_losses(stage, part)
         losses = {k: v for part in (parts[-1], *parts[:-1]) for k, v in part.items()}
         total = sum(
             weight * losses[f'loss_{name}{stage.suffix}']
@@ -151,18 +154,17 @@ class Criterion:
     def _match_pictures(self, logits, boxes, targets):
         """Return matches[d][i] of logits (D, N, n, classes) and boxes (D, N, n, 4)."""
         # all layers of a picture in one cost: one crossing to the host
-        by_picture = [
-            hungarian(
-                match_cost(
-                    logits[:, i], boxes[:, i], t, self.weights, self.alpha, self.gamma
-                )
+        costs = [
+            match_cost(
+                logits[:, i], boxes[:, i], t, self.weights, self.alpha, self.gamma
             )
             for i, t in enumerate(targets)
         ]
-        return [list(layer) for layer in zip(*by_picture)]
+        # a GPU works on the next cost while the host solves this one
+        return [list(layer) for layer in zip(*map(hungarian, costs))]
 
     def _stage(self, stage, targets, pairs, num_boxes):
-        """Return one stage's {name: loss} and the gradients (dlogits, dboxes)."""
+        """Return one stage's {name: () array} and the gradients (dlogits, dboxes)."""
         xp = get_xp(stage.logits)
         queries = xp.asarray(np.concatenate([q for q, _ in pairs]))
         pictures = xp.asarray(np.repeat(range(len(pairs)), [len(q) for q, _ in pairs]))
@@ -180,15 +182,8 @@ class Criterion:
             'cardinality_error': cardinality_error(best, self.num_classes, targets),
         }
         if not stage.suffix:
-            figures['class_error'] = class_error(best[matched], labels)
-        figures = {name + stage.suffix: float(v) for name, v in figures.items()}
-        for name, value in figures.items():
-            if not math.isfinite(value):
-                raise NotFiniteError(
-                    f'{name} is {value}, though the predictions of {stage.name} are '
-                    'finite: they are too large for their precision; check the weights '
-                    'or lower the learning rate'
-                )
+            figures['class_error'] = xp.asarray(class_error(best[matched], labels))
+        figures = {name + stage.suffix: v for name, v in figures.items()}
         return figures, (dlogits, dboxes)
 
     def _class_loss(self, logits, matched, labels, num_boxes):
@@ -236,17 +231,35 @@ def cardinality_error(best, num_classes, targets):
 
 def _need_finite(stages, cache):
     """Raise NotFiniteError that names the first prediction with a NaN or infinity."""
-    for stage in stages:
-        xp = get_xp(stage.logits)
-        for name in ('logits', 'boxes'):
-            finite = xp.isfinite(getattr(stage, name))
-            if not finite.all():
-                picture = int(finite.all((1, 2)).argmin())
-                raise NotFiniteError(
-                    f'{name} of {stage.name}, picture {picture}, are not finite; '
-                    f'{_origin(cache)}: check this picture and the weights for NaN and '
-                    'infinity, or lower the learning rate'
-                )
+    xp = get_xp(stages[0].logits)
+    names = [(s, name) for s in stages for name in ('logits', 'boxes')]
+    finite = [xp.isfinite(getattr(s, name)).all((1, 2)) for s, name in names]
+    finite = to_host(xp.stack(finite))  # of each, by picture: one crossing
+    if not finite.all():
+        i, picture = np.unravel_index(finite.argmin(), finite.shape)
+        stage, name = names[i]
+        raise NotFiniteError(
+            f'{name} of {stage.name}, picture {picture}, are not finite; '
+            f'{_origin(cache)}: check this picture and the weights for NaN and '
+            'infinity, or lower the learning rate'
+        )
+
+
+def _to_floats(parts):
+    """Return dicts of () arrays as dicts of float: one crossing for all of them."""
+    values = [v for part in parts for v in part.values()]
+    floats = iter(to_host(get_xp(*values).stack(values)).tolist())
+    return [{name: next(floats) for name in part} for part in parts]
+
+
+def _need_finite_losses(stage, losses):
+    for name, value in losses.items():
+        if not math.isfinite(value):
+            raise NotFiniteError(
+                f'{name} is {value}, though the predictions of {stage.name} are '
+                'finite: they are too large for their precision; check the weights '
+                'or lower the learning rate'
+            )
 
 
 def _origin(cache):

@@ -202,6 +202,7 @@ class DeformableDETR(Module):
         InputError
             The arrays' shapes or types do not fit.
         """
+        padded = mask is not None
         images, mask = self._check(images, mask, keep)
         run = Run(train, self.seed, step)
         held = held or Held()
@@ -213,6 +214,9 @@ class DeformableDETR(Module):
         masks = level_masks(mask, shapes)
         ratios = valid_ratios(masks, self.dtype)
         x, pos, padding = self._tokens(maps, masks)
+        # without a mask a GPU is asked for nothing on its way through the pass
+        if not (padded and padding.any()):
+            padding = None
         del maps
         p_hat = encoder_reference_points(shapes, ratios)
         memory, encoder = t.encoder.forward(
@@ -277,8 +281,9 @@ class DeformableDETR(Module):
             )
         if keep not in KEEP:
             raise InputError(f'keep is {keep!r}; choose one of {", ".join(KEEP)}')
+        images = images.astype(self.dtype, copy=False)
         if mask is None:
-            mask = xp.zeros(images.shape[:3], bool)
+            return images, xp.zeros(images.shape[:3], bool)
         mask = xp.asarray(mask)
         if mask.shape != images.shape[:3] or mask.dtype != bool:
             raise InputError(
@@ -290,10 +295,10 @@ class DeformableDETR(Module):
                 'mask says that the first pixel of a picture is padding; pictures '
                 'stand at the top left, padding on the right and at the bottom'
             )
-        return images.astype(self.dtype, copy=False), mask
+        return images, mask
 
     def _tokens(self, maps, masks):
-        """Return tokens and positions (N, S, C), and padding (N, S) or None."""
+        """Return tokens and positions (N, S, C), and padding (N, S)."""
         xp = get_xp(maps[0])
         N, C = maps[0].shape[0], self.config.C
         x = xp.concatenate([m.reshape(N, -1, C) for m in maps], 1)
@@ -306,7 +311,7 @@ class DeformableDETR(Module):
             xp.add(level.reshape(N, -1, C), e[l], out=pos[:, start:end])
             start = end
         padding = xp.concatenate([m.reshape(N, -1) for m in masks], 1)
-        return x, pos, padding if padding.any() else None
+        return x, pos, padding
 
     def _queries(self, N, proposals, held):
         """Content and position (N, Nq, C), reference (N, Nq, 2 or 4), and a cache."""

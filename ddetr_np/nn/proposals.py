@@ -42,10 +42,10 @@ def base_boxes(shapes, ratios, padding, s):
     dropped = ~((box > BORDER) & (box < 1 - BORDER)).all(-1)
     if padding is not None:
         dropped |= padding
-    box[dropped] = 0.5  # any number in (0, 1): the logarithm is not to be warned of
+    # any number in (0, 1) will do: the logarithm is not to be warned of
+    box = xp.where(dropped[..., None], 0.5, box)
     guess = xp.log(box / (1 - box))
-    guess[dropped] = xp.inf
-    return guess, dropped
+    return xp.where(dropped[..., None], xp.inf, guess), dropped
 
 
 class ProposalsCache(NamedTuple):

@@ -50,7 +50,7 @@ def max_pool(x, kernel=3, stride=2, padding=1):
             y, tap = pixel.copy(), xp.zeros(pixel.shape, 'uint8')
         else:
             larger = pixel > y
-            tap[larger] = k
+            xp.copyto(tap, k, where=larger)  # an index would wait for a GPU to count
             xp.maximum(y, pixel, out=y)
     return y, PoolCache(tap, x.shape[1:3], kernel, stride, padding)
 
