@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .backend import get_xp, to_device, to_host
+from .backend import device_of, get_xp, to_device, to_host
 from .errors import InputError
 
 
@@ -188,6 +188,12 @@ class Module:
                     arrays[id(p)] = p.publish(array_of(p))
                 result[name] = arrays[id(p)]
         return result
+
+    @property
+    def device(self):
+        """The device its Params are on: 'cpu', 'cuda:0', … ('cpu' if there is none)."""
+        p = next((p for _, p in self.named_params()), None)
+        return 'cpu' if p is None else device_of(p.data)
 
     def to(self, device):
         """Move every Param to a device ('cpu', 'cuda:0', …); return self."""

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..backend import get_xp, pooled, to_host
+from ..backend import pooled, to_device, to_host
 from ..data.pictures import read_picture
 from ..data.prepare import normalise, pad_batch, resize
 from ..errors import InputError
@@ -65,8 +65,7 @@ def look(model, picture, short=None, long=None, keep='inputs'):
     picture = read_picture(picture)
     short, long = detection_size(model.config, short, long)
     images, mask = pad_batch([normalise(resize(picture, short, long))], model.dtype)
-    xp = get_xp(next(model.named_params())[1].data)
-    images, mask = xp.asarray(images), xp.asarray(mask)
+    images, mask = (to_device(a, model.device) for a in (images, mask))
     out, cache = model.forward(images, mask, keep=keep)
     every = out.logits.shape[2] * out.logits.shape[3]
     size = picture.shape[:2]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from ..backend import get_xp
+from ..backend import to_device
 from ..data import coco
 from ..data.pictures import read_picture
 from ..data.prepare import normalise, pad_batch, resize, resized_size
@@ -172,8 +172,7 @@ def _detect_batch(model, pictures, threshold, top, short, long):
     images, mask = pad_batch(
         [normalise(resize(picture, short, long)) for picture in pictures], model.dtype
     )
-    xp = get_xp(next(model.named_params())[1].data)
-    images, mask = xp.asarray(images), xp.asarray(mask)
+    images, mask = (to_device(a, model.device) for a in (images, mask))
     out, _ = model.forward(images, mask, train=False, keep='none')
     sizes = [picture.shape[:2] for picture in pictures]
     found = []

@@ -206,14 +206,15 @@ def learn(state, criterion, batches, keep='all'):
         With the ids of the pictures; the weights are as before.
     """
     model, optimizer = state.model, state.optimizer
-    device = _device(model)
     boxes = sum(len(t['labels']) for b in batches for t in b.targets)
     figures = {'loss': 0.0}
     model.zero_grad()
     lr = optimizer.lr[0]
     try:
         for i, batch in enumerate(batches):
-            images, mask = (to_device(a, device) for a in (batch.images, batch.mask))
+            images, mask = (
+                to_device(a, model.device) for a in (batch.images, batch.mask)
+            )
             with np.errstate(over='ignore', invalid='ignore'):  # named below
                 out, cache = model.forward(
                     images, mask, train=True, keep=keep,
@@ -242,13 +243,6 @@ def learn(state, criterion, batches, keep='all'):
         'boxes': boxes,
         'pictures': sum(len(b.ids) for b in batches),
     }
-
-
-def _device(model):
-    # of the first weights; 'cpu' for NumPy's
-    _, p = next(model.named_params())
-    device = getattr(p.data, 'device', 'cpu')
-    return 'cpu' if isinstance(device, str) else f'cuda:{device.id}'
 
 
 def averaged(state):

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from ...analysis.look import decoder_sampling, encoder_sampling
+from ...backend import to_host
 from ...errors import InputError
 from ...evaluate.detection import class_name
 
@@ -61,13 +62,13 @@ def pack(seen, threshold=0.3, norms=(), progress=None):
                       | _points(sampling, tokens, np.int8))
         if progress:
             progress(i + 1)
-    decoder = []
+    decoder, boxes = [], to_host(seen.out.boxes)[:, 0].astype(np.float32)
     for d in range(D):
         sampling = decoder_sampling(seen, d)
         every = np.arange(len(sampling.A))
         decoder.append(
             {'p_hat': encode(sampling.p_hat.astype(np.float32)),
-             'boxes': encode(np.asarray(seen.out.boxes[d][0], np.float32))}
+             'boxes': encode(boxes[d])}
             | _points(sampling, every, np.int16)
         )
         if progress:
