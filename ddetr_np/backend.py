@@ -70,6 +70,31 @@ def device_of(a):
     return 'cpu' if get_xp(a) is np else f'cuda:{a.device.id}'
 
 
+def wait(device):
+    """Wait until a device has done all that it was asked to."""
+    if device != 'cpu':
+        cupy, index = _cuda(device)
+        cupy.cuda.Device(index).synchronize()
+
+
+def held_memory(device, free=False):
+    """Return the bytes of a GPU that CuPy holds, in use or not.
+
+    Parameters
+    ----------
+    device : str
+        'cuda:0', 'cuda:1', …
+    free : bool
+        Give back what is not in use first: what is held later was needed since.
+    """
+    cupy, index = _cuda(device)
+    with cupy.cuda.Device(index):
+        pool = cupy.get_default_memory_pool()
+        if free:
+            pool.free_all_blocks()
+        return pool.total_bytes()
+
+
 def _cuda(device):
     """Return CuPy and the index of a GPU that it can use."""
     kind, _, index = device.partition(':')

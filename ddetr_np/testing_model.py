@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from .backend import get_xp, to_device
 from .loss import Criterion
 from .testing import TOLERANCE, check_direction
 
@@ -46,7 +47,7 @@ def randomise(model, seed=0):
             n = 1 + 0.1 * n
         elif not name.endswith('sampling_offsets.bias'):
             n *= 0.1
-        p.data[...] = n
+        p.data[...] = get_xp(p.data).asarray(n)
     return model
 
 
@@ -104,7 +105,7 @@ def check_model(
     model : DeformableDETR
         In float64, with random tensors (`randomise`).
     images, mask, targets
-        As `random_batch` makes them.
+        As `random_batch` makes them, on any device: they go to the model's.
     block : bool
         As in `DeformableDETR.backward`.
     train : bool
@@ -120,6 +121,11 @@ def check_model(
     GradientCheck
     """
     rng = np.random.default_rng(seed)
+    images, mask = (to_device(a, model.device) for a in (images, mask))
+
+    def direction_of(a):
+        return to_device(rng.standard_normal(a.shape), model.device)
+
     criterion = Criterion(model.config)
     statistics = {n: p.data.copy() for n, p in model.named_params() if p.buffer}
     out, cache = model.forward(images, mask, train=train)
@@ -135,7 +141,7 @@ def check_model(
     which = 'blocked' if block else 'true derivative'
     name = f'{model.config.variant or "model"}, {which}'
     one = np.ones(())
-    v = rng.standard_normal(images.shape) * ~mask[..., None]
+    v = direction_of(images) * ~mask[..., None]
     yield check_direction(
         lambda t: loss(images + t * v),
         one,
@@ -148,7 +154,7 @@ def check_model(
     for part, params in parts(model).items():
         base = [p.data.copy() for p in params]
         # a direction in proportion to the tensor: a small one is not blown up
-        direction = [rng.standard_normal(b.shape) * _spread(b) for b in base]
+        direction = [direction_of(b) * _spread(b) for b in base]
 
         def along(t, params=params, base=base, direction=direction):
             for p, b, v in zip(params, base, direction):
@@ -167,7 +173,7 @@ def check_model(
 
 
 def _spread(array):
-    return np.sqrt(np.mean(array**2)) or 1.0
+    return float((array**2).mean()) ** 0.5 or 1.0
 
 
 def parts(model):

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..backend import substitute
+from ..backend import get_xp, substitute, to_device
 from ..loss import Criterion
 from ..ops.ms_deform_attn import ms_deform_attn, ms_deform_attn_backward
 from ..testing_model import randomise
@@ -77,7 +77,7 @@ class Row(NamedTuple):
         return 2 * self.macs / product_rate + self.bytes / copy_rate
 
 
-def product_rates(shapes, dtype, runs=5):
+def product_rates(shapes, dtype, runs=5, device='cpu'):
     """Measure the heaviest of a model's matrix products.
 
     Parameters
@@ -86,6 +86,7 @@ def product_rates(shapes, dtype, runs=5):
         {(m, k, n): times}, as `Count.shapes`.
     dtype : dtype
     runs : int
+    device : str
 
     Yields
     ------
@@ -95,7 +96,7 @@ def product_rates(shapes, dtype, runs=5):
     macs = {shape: math.prod(shape) * times for shape, times in shapes.items()}
     for m, k, n in sorted(macs, key=macs.get, reverse=True)[:SHAPES]:
         rows = min(m, ROWS)
-        flops = 2 * rows * k * n / product_seconds(rows, k, n, dtype, runs)
+        flops = 2 * rows * k * n / product_seconds(rows, k, n, dtype, runs, device)
         yield Rate(m, k, n, macs[m, k, n] / sum(macs.values()), flops)
 
 
@@ -113,7 +114,8 @@ class Bench:
     Parameters
     ----------
     model : DeformableDETR
-        Its weights are overwritten: initial ones sample on a grid, which is easier.
+        On the device that is measured. Its weights are overwritten: initial ones sample
+        on a grid, which is easier.
     H, W : int
         Size of the pictures.
     N : int
@@ -125,7 +127,7 @@ class Bench:
     def __init__(self, model, H, W, N=1, runs=5, seed=0):
         self.model, self.runs = randomise(model, seed), runs
         self.rng = rng = np.random.default_rng(seed)
-        self.images = rng.standard_normal((N, H, W, 3), np.float32).astype(model.dtype)
+        self.images = self._normal((N, H, W, 3))
         self.targets = []
         for _ in range(N):
             box = np.concatenate(
@@ -135,6 +137,10 @@ class Bench:
             self.targets.append({'labels': labels, 'boxes': box})
         self.criterion = Criterion(model.config)
         self.optimizer = AdamW(model)
+
+    def _normal(self, shape):
+        a = self.rng.standard_normal(shape, np.float32).astype(self.model.dtype)
+        return to_device(a, self.model.device)
 
     def inference(self):
         """Run the whole model, keeping nothing."""
@@ -203,10 +209,11 @@ class Bench:
         return spent
 
     def _row(self, name, function, macs, size=0):
-        known = reset_peak()
+        device = self.model.device
+        known = reset_peak(device)
         function()  # the first call is no measure of time, but of memory
-        most = peak() if known else None
-        seconds = [timed(function) for _ in range(self.runs)]
+        most = peak(device) if known else None
+        seconds = [timed(function, device) for _ in range(self.runs)]
         return Row(name, seconds, macs, size, most)
 
     def _calls(self, names):
@@ -232,17 +239,19 @@ class Bench:
             if not taken:
                 taken.append((value, shapes, loc, A))
             # what follows is not used: nothing needs to be sampled
-            return np.zeros(loc.shape[:3] + value.shape[3:], value.dtype), None
+            shape = loc.shape[:3] + value.shape[3:]
+            return get_xp(value).zeros(shape, value.dtype), None
 
         # without the twin of a layer's inference, the core is called for itself
-        with substitute({(ms_deform_attn.key, 'numpy'): take}):
+        library = get_xp(self.images).__name__
+        with substitute({(ms_deform_attn.key, library): take}):
             calls['transformer.encoder']()
         return taken[0]
 
     def _core_rows(self, core):
         value, shapes, loc, A = core
         y, cache = ms_deform_attn(*core)
-        dy = self.rng.standard_normal(y.shape, np.float32).astype(y.dtype)
+        dy = self._normal(y.shape)
         size = sum(a.nbytes for a in (value, loc, A, y))
         yield self._row('core, forward', lambda: ms_deform_attn(*core), 0, size)
         # value, loc and A are read, and their gradients written

@@ -11,14 +11,15 @@ from pathlib import Path
 import numpy as np
 
 from .. import __version__, threads
+from ..backend import get_xp, gpus, held_memory, to_device, wait
 
 COPIED = 1 << 28  # bytes of an array to copy: many times any cache
 SETTINGS = ('OPENBLAS_', 'OMP_', 'MKL_', 'DDETR_NP_')  # variables that change speeds
 TILE = 1 << 20  # of it, in bytes: what a thread takes at a time
 
 
-def describe():
-    """Return {what: text} of the processor, the cores and the libraries."""
+def describe(device='cpu'):
+    """Return {what: text} of the processor, the cores, the libraries, and a GPU."""
     import scipy.linalg  # its BLAS is loaded and listed
     from threadpoolctl import threadpool_info
 
@@ -29,7 +30,11 @@ def describe():
             core = pool.get('architecture') or 'unknown core'
             owner = Path(pool['filepath']).parent.name
             blas.append(f'{kind} ({core}), {pool["num_threads"]} threads, {owner}')
-    return {
+    gpu = {}
+    if device != 'cpu':
+        name, memory, _ = gpus()[int(device.partition(':')[2] or 0)]
+        gpu['GPU'] = f'{name}, {memory / 2**30:.0f} GiB'
+    return gpu | {
         'processor': _processor(),
         'cores': str(_cores()),
         'system': platform.platform(),
@@ -66,48 +71,63 @@ def load():
     return os.getloadavg()[0] if hasattr(os, 'getloadavg') else None
 
 
-def timed(function):
-    """Return the seconds that a call takes."""
+def timed(function, device='cpu'):
+    """Return the seconds that a call takes, until the device has done its work."""
+    wait(device)
     start = time.perf_counter()
     function()
+    wait(device)
     return time.perf_counter() - start
 
 
-def product_seconds(m, k, n, dtype, runs=5):
-    """Return the least seconds of NumPy's product of an (m, k) and a (k, n) matrix.
+def product_seconds(m, k, n, dtype, runs=5, device='cpu'):
+    """Return the least seconds of a product of an (m, k) and a (k, n) matrix.
 
-    The least of some runs: a floor is what the machine can do when left alone.
+    NumPy's, or CuPy's on a GPU. The least of some runs: a floor is what the machine can
+    do when left alone.
     """
     rng = np.random.default_rng(0)
-    a, b = (rng.standard_normal(s, np.float32).astype(dtype) for s in ((m, k), (k, n)))
-    out = np.empty((m, n), dtype)
+    a, b = (
+        to_device(rng.standard_normal(s, np.float32).astype(dtype), device)
+        for s in ((m, k), (k, n))
+    )
+    xp = get_xp(a)
+    out = xp.empty((m, n), dtype)
     # the first call pays for pages and threads
-    seconds = [timed(lambda: np.matmul(a, b, out=out)) for _ in range(runs + 1)]
+    seconds = [timed(lambda: xp.matmul(a, b, out=out), device) for _ in range(runs + 1)]
     return min(seconds[1:])
 
 
-def copy_rate(runs=5):
+def copy_rate(runs=5, device='cpu'):
     """Return bytes a second, read and written, of copying what no cache holds.
 
     The quickest of some runs, as for products.
     """
-    a, b = (np.ones(COPIED, np.uint8) for _ in range(2))
+    a, b = (to_device(np.ones(COPIED, np.uint8), device) for _ in range(2))
 
     def copy():
+        if device != 'cpu':
+            get_xp(b).copyto(b, a)
+            return
+
         def task(part):
             b[part] = a[part]
 
         threads.run(task, threads.tiles(COPIED, TILE))
 
     copy()
-    return 2 * COPIED / min(timed(copy) for _ in range(runs))
+    return 2 * COPIED / min(timed(copy, device) for _ in range(runs))
 
 
-def reset_peak():
-    """Forget the most memory that this process has held; say whether that is possible.
+def reset_peak(device='cpu'):
+    """Forget the most memory that was held so far; say whether that is possible.
 
-    Linux can; elsewhere the peak of a part of the work is not to be had.
+    On a GPU it is, and of this process on Linux; elsewhere the peak of a part of the
+    work is not to be had.
     """
+    if device != 'cpu':
+        held_memory(device, free=True)
+        return True
     try:
         if hasattr(ctypes.CDLL(None), 'malloc_trim'):
             ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back to the system
@@ -117,8 +137,13 @@ def reset_peak():
     return True
 
 
-def peak():
-    """Return the most bytes that this process has held, or None if unknown."""
+def peak(device='cpu'):
+    """Return the most bytes that were held, or None if unknown.
+
+    By this process; of a GPU, by CuPy.
+    """
+    if device != 'cpu':
+        return held_memory(device)
     if sys.platform == 'win32':
         return None
     try:

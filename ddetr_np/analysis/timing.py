@@ -5,6 +5,7 @@ import re
 import time
 from dataclasses import dataclass
 
+from ..backend import wait
 from .watch import watch
 
 
@@ -42,6 +43,7 @@ def timing(model):
         (module's name, 'forward' or 'backward') → Spent. The model's own name is ''.
     """
     spent = {}
+    device = model.device
     running = []  # [(name, kind), seconds of the modules inside]
 
     def around(name, method, call, *args, **kwargs):
@@ -50,10 +52,12 @@ def timing(model):
         # a module's infer may call its forward: one call
         again = bool(running) and running[-1][0] == where
         running.append([where, 0.0])
+        wait(device)
         start = time.perf_counter()
         try:
             return call(*args, **kwargs)
         finally:
+            wait(device)  # a GPU is only asked to work
             seconds = time.perf_counter() - start
             _, inside = running.pop()
             row.own += seconds - inside

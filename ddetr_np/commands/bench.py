@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from .fields import field_option
+from .fields import device_option, dtype_option, field_option
 
 WIDTH = 120  # of the tables where there is no terminal
 SHOWN = 0.005  # of the whole time: modules that take less are not listed
@@ -29,9 +29,8 @@ SHOWN = 0.005  # of the whole time: modules that take less are not listed
     type=click.IntRange(min=1),
     help='Ours and the BLAS: all cores if not given.',
 )
-@click.option(
-    '--dtype', type=click.Choice(['float32', 'float64']), default='float32'
-)
+@device_option
+@dtype_option
 @field_option
 @click.option('--plain', is_flag=True, help='Not the quicker twins of operations.')
 @click.option('--profile', is_flag=True, help='Also the time by module.')
@@ -42,15 +41,16 @@ SHOWN = 0.005  # of the whole time: modules that take less are not listed
     help='File for all figures.',
 )
 def bench(
-    variant, size, batch, runs, threads, dtype, fields, plain, profile, json_path
+    variant, size, batch, runs, threads, device, dtype, fields, plain, profile,
+    json_path,
 ):
     """Measure how fast this machine runs a model, and how fast it could.
 
-    The machine's own speeds are measured first, the best of some runs: NumPy's matrix
+    The machine's own speeds are measured first, the best of some runs: matrix
     products in the model's shapes, and copying. A part's floor is the time that its
     matrix products alone take at that rate; of the sampling core and AdamW, which have
     none, the time to read and write their arrays once. Peak memory is that of the whole
-    process, Python included.
+    process, Python included; on a GPU, what CuPy holds of it.
     """
     from rich.console import Console
     from threadpoolctl import threadpool_limits
@@ -74,14 +74,17 @@ def bench(
             stack.enter_context(threadpool_limits(threads, 'blas'))
         if plain:
             stack.enter_context(backend.plain())
-        measured = Bench(DeformableDETR(config, dtype), *size, batch, runs)
+        model = DeformableDETR(config, dtype).to(device)
+        measured = Bench(model, *size, batch, runs)
         figures = _measure(console, measured, profile)
-    sizes = f'{batch} × {size[0]} × {size[1]}, {dtype}' + ', plain operations' * plain
+    sizes = f'{batch} × {size[0]} × {size[1]}, {dtype}'
+    sizes += f', {device}' * (device != 'cpu') + ', plain operations' * plain
     _print(console, f'{variant}, {sizes}', figures)
     if json_path is not None:
         figures['options'] = {
             'variant': variant, 'size': size, 'batch': batch, 'runs': runs,
-            'dtype': dtype, 'plain': plain, 'config': config.to_dict(),
+            'device': device, 'dtype': dtype, 'plain': plain,
+            'config': config.to_dict(),
         }  # fmt: skip
         _write(json_path, figures)
 
@@ -108,24 +111,26 @@ def _measure(console, measured, profile):
         def done(what):
             progress.update(task, advance=1, description=what)
 
-        figures = {'machine': describe(), 'load': load()}
+        device, dtype = measured.model.device, measured.model.dtype
+        figures = {'machine': describe(device), 'load': load()}
         count = measured.count()
         done('products')
-        shapes, dtype = count.shapes(kind='forward'), measured.model.dtype
+        shapes = count.shapes(kind='forward')
         rates = []
-        for rate in product_rates(shapes, dtype):
+        for rate in product_rates(shapes, dtype, device=device):
             rates.append(rate)
             done('products')
         figures['products'] = rates
         figures['product_rate'] = mean_rate(rates)
-        figures['copy_rate'] = copy_rate()
+        figures['copy_rate'] = copy_rate(device=device)
         done('parts')
         figures['rows'] = []
         for row in measured.rows(count):
             figures['rows'].append(row)
             done(row.name)
         # once more: what else the machine does may have changed
-        figures['product_rate_after'] = mean_rate(list(product_rates(shapes, dtype)))
+        rates = list(product_rates(shapes, dtype, device=device))
+        figures['product_rate_after'] = mean_rate(rates)
         done('profile')
         figures['profile'] = measured.profile() if profile else None
     return figures

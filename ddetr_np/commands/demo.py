@@ -2,6 +2,8 @@ from pathlib import Path
 
 import click
 
+from .fields import device_option
+
 SIZE = 384  # pixels of the scene's sides: twice what the detector sees
 RADIUS = 24, 116  # of its figures, pixels
 THRESHOLD = 0.4
@@ -21,7 +23,8 @@ THRESHOLD = 0.4
     show_default=False,
     help='Of the scene [default: another one each time].',
 )
-def demo(out, seed):
+@device_option
+def demo(out, seed, device):
     """Draw a new scene, find its figures, and save the picture with their boxes.
 
     Beside it: what the best detection looks at, the paper's Figures 5 and 6. The
@@ -51,7 +54,7 @@ def demo(out, seed):
         raise InputError(f'--seed is {seed}; expected 0 or more')
     out.mkdir(parents=True, exist_ok=True)
     scene = draw_scene(seed, SIZE, SIZE, figures=(5, 10), radius=RADIUS)
-    model = load_model('scenes')
+    model = load_model('scenes').to(device)
     start = time.perf_counter()
     found = detect(model, scene.picture, THRESHOLD)
     seconds = time.perf_counter() - start

@@ -3,7 +3,13 @@ from pathlib import Path
 
 import click
 
-from .fields import field_option, size_options, weights_option
+from .fields import (
+    device_option,
+    dtype_option,
+    field_option,
+    size_options,
+    weights_option,
+)
 
 
 @click.command()
@@ -24,13 +30,8 @@ from .fields import field_option, size_options, weights_option
     type=click.Path(path_type=Path),
     help='File for the results in COCO format.',
 )
-@click.option('--device', default='cpu', help='cpu, or a GPU: cuda:0, cuda:1 …')
-@click.option(
-    '--dtype',
-    type=click.Choice(['float32', 'float64']),
-    default='float32',
-    help='Of weights and pictures.',
-)
+@device_option
+@dtype_option
 @field_option
 @click.pass_context
 def detect(

@@ -3,7 +3,13 @@ from pathlib import Path
 import click
 
 from .data import json_option, reading_options
-from .fields import field_option, size_options, weights_option
+from .fields import (
+    device_option,
+    dtype_option,
+    field_option,
+    size_options,
+    weights_option,
+)
 
 PAGE = 12  # pictures on the page of misses
 
@@ -27,13 +33,8 @@ PAGE = 12  # pictures on the page of misses
     help='Folder for results.json, figures.json, curves.png and misses.png.',
 )
 @json_option('The figures')
-@click.option('--device', default='cpu', help='cpu, or a GPU: cuda:0, cuda:1 …')
-@click.option(
-    '--dtype',
-    type=click.Choice(['float32', 'float64']),
-    default='float32',
-    help='Of weights and pictures.',
-)
+@device_option
+@dtype_option
 @field_option
 def evaluate(
     weights,

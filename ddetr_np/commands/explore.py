@@ -2,7 +2,7 @@ from pathlib import Path
 
 import click
 
-from .fields import field_option, size_options, weights_option
+from .fields import device_option, field_option, size_options, weights_option
 
 
 @click.command()
@@ -22,7 +22,7 @@ from .fields import field_option, size_options, weights_option
     help='Detections that get maps of Figure 5; each takes five backward passes.',
 )
 @size_options
-@click.option('--device', default='cpu', help='cpu, or a GPU: cuda:0, cuda:1 …')
+@device_option
 @field_option
 def explore(picture, weights, out, threshold, maps, short, long, device, fields):
     """Write a page to walk through what a model looks at in PICTURE.

@@ -1,4 +1,4 @@
-"""Options that several commands share: weights, fields of the configuration, sizes."""
+"""Options that several commands share."""
 
 import ast
 
@@ -34,6 +34,17 @@ weights_option = click.option(
     required=True,
     help='scenes, which comes with the package; a file, a folder, or a name on the '
     'Hugging Face hub.',
+)
+
+device_option = click.option(
+    '--device', default='cpu', help='cpu, or a GPU: cuda:0, cuda:1 …'
+)
+
+dtype_option = click.option(
+    '--dtype',
+    type=click.Choice(['float32', 'float64']),
+    default='float32',
+    help='Of weights and pictures.',
 )
 
 

@@ -3,7 +3,13 @@ from pathlib import Path
 import click
 
 from .data import need_folder, progress_bar
-from .fields import field_option, size_options, weights_option
+from .fields import (
+    device_option,
+    dtype_option,
+    field_option,
+    size_options,
+    weights_option,
+)
 
 ENDINGS = 'png', 'svg'
 SMOOTH = 1.0  # pixels, of the gradients' maps: the strides' chessboard would show
@@ -59,13 +65,8 @@ SMOOTH = 1.0  # pixels, of the gradients' maps: the strides' chessboard would sh
     help='Folder for the figures.',
 )
 @size_options
-@click.option('--device', default='cpu', help='cpu, or a GPU: cuda:0, cuda:1 …')
-@click.option(
-    '--dtype',
-    type=click.Choice(['float32', 'float64']),
-    default='float32',
-    help='Of weights and pictures.',
-)
+@device_option
+@dtype_option
 @field_option
 def figures(
     picture,

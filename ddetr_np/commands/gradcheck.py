@@ -2,7 +2,7 @@ import contextlib
 
 import click
 
-from .fields import field_option
+from .fields import device_option, field_option
 
 UNDECIDED = 3  # exit code: nothing is wrong, but not all could be judged
 COLOURS = {'ok': 'green', 'fail': 'bold red', 'kink': 'yellow'}
@@ -52,9 +52,11 @@ WIDTH = 120  # of the table where there is no terminal
     help='Of inputs, weights and directions.',
 )
 @click.option('--plain', is_flag=True, help='Not the quicker twins of operations.')
+@device_option
 @click.pass_context
 def gradcheck(
-    ctx, variant, full, fields, weights, names, model, block, train, tol, seed, plain
+    ctx, variant, full, fields, weights, names, model, block, train, tol, seed, plain,
+    device,
 ):
     """Check gradients by finite differences, in float64.
 
@@ -86,15 +88,15 @@ def gradcheck(
     if not console.is_terminal:
         console = Console(width=WIDTH)
     if whole:
-        models = _models(variant, full, fields, weights, seed)
+        models = _models(variant, full, fields, weights, seed, device)
         rounds = _of_models(models, block, train, tol, seed)
     else:
-        rounds = _of_operations(variant, full, fields, names, tol, seed)
+        rounds = _of_operations(variant, full, fields, names, tol, seed, device)
     with backend.plain() if plain else contextlib.nullcontext():
         ctx.exit(_report(console, rounds, tol))
 
 
-def _of_operations(variant, full, fields, names, tol, seed):
+def _of_operations(variant, full, fields, names, tol, seed, device):
     """Yield (what is checked, its number of checks or None, checks): here once."""
     from ..testing import SMALL, check_operations
 
@@ -106,7 +108,7 @@ def _of_operations(variant, full, fields, names, tol, seed):
     names = _operations(names)
     noun = 'operation' if len(names) == 1 else 'operations'
     title = f'{len(names)} {noun}, {sizes}: {_sizes(config)}'
-    yield title, None, check_operations(config, names, seed, tol)
+    yield title, None, check_operations(config, names, seed, tol, device)
 
 
 def _operations(wanted):
@@ -132,7 +134,7 @@ def _operations(wanted):
     return chosen
 
 
-def _models(variant, full, fields, weights, seed):
+def _models(variant, full, fields, weights, seed, device):
     """Yield (model, what it is), float64, every tensor random unless a checkpoint's."""
     from ..config import VARIANTS
     from ..nn.ddetr import DeformableDETR
@@ -141,7 +143,8 @@ def _models(variant, full, fields, weights, seed):
     if weights is not None:
         from ..weights import load_model
 
-        yield load_model(weights, dtype='float64', **fields), weights
+        model = load_model(weights, dtype='float64', **fields)
+        yield model.to(device), weights
         return
     wanted = [variant] if variant else VARIANTS
     # all are made first: a field that none of them can have is refused at once
@@ -149,7 +152,7 @@ def _models(variant, full, fields, weights, seed):
     for name, config in configs.items():
         model = DeformableDETR(config, 'float64', seed)
         size = 'published' if full else 'small'
-        yield randomise(model, seed), f'{name}, {size} sizes'
+        yield randomise(model, seed).to(device), f'{name}, {size} sizes'
 
 
 def _of_models(models, block, train, tol, seed):

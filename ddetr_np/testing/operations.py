@@ -72,7 +72,9 @@ def check_case(name, case, backward=None, seed=0, tol=TOLERANCE):
     return check_gradients(function, case.inputs, gradients, dy, label, seed, tol)
 
 
-def check_operations(config=None, names=None, seed=0, tol=TOLERANCE):
+def check_operations(
+    config=None, names=None, seed=0, tol=TOLERANCE, device='cpu'
+):
     """Check every operation that has a backward, at the sizes of a configuration.
 
     Parameters
@@ -84,6 +86,8 @@ def check_operations(config=None, names=None, seed=0, tol=TOLERANCE):
     seed : int
         Of inputs and directions.
     tol : float
+    device : str
+        Where they run: 'cpu', 'cuda:0', …
 
     Yields
     ------
@@ -91,4 +95,4 @@ def check_operations(config=None, names=None, seed=0, tol=TOLERANCE):
     """
     for name in CASES if names is None else names:
         for case in cases(name, config, seed):
-            yield from check_case(name, case, seed=seed, tol=tol)
+            yield from check_case(name, case.to(device), seed=seed, tol=tol)

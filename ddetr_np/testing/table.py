@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..backend import to_device
 from ..config import Config
 
 SMALL = Config(  # odd sizes, all different, so that no two axes can be mistaken
@@ -46,6 +47,17 @@ class Case(NamedTuple):
     def order(self):
         """`returns`, filled in."""
         return tuple(self.inputs) if self.returns is None else self.returns
+
+    def to(self, device):
+        """Return the case with its arrays on a device ('cpu', 'cuda:0', …)."""
+
+        def moved(a):
+            return to_device(a, device) if hasattr(a, 'dtype') else a
+
+        return self._replace(
+            inputs={k: moved(a) for k, a in self.inputs.items()},
+            settings={k: moved(a) for k, a in self.settings.items()},
+        )
 
 
 CASES = {}  # 'module.function' → builder(rng, config)
