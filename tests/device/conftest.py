@@ -72,7 +72,7 @@ class Gpu:
             if self.traffic:
                 np.testing.assert_array_equal(a, b)
             else:
-                scale = np.abs(b).max(initial=0)
+                scale = np.nanmax(np.abs(b), initial=0)
                 np.testing.assert_allclose(a, b, tolerance, tolerance * scale)
 
 
@@ -90,6 +90,12 @@ def double(monkeypatch):
     monkeypatch.setattr(backend, '_twins', numpy_only)
     with cupy_double.fresh() as traffic:
         yield Gpu(traffic)
+
+
+@pytest.fixture
+def machine(double):
+    """The double's GPUs, to be made others."""
+    return cupy_double.machine
 
 
 @pytest.fixture

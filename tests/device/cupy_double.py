@@ -54,6 +54,8 @@ class CUDARuntimeError(RuntimeError):
 class Machine:
     """The GPUs there are; a test may set another number, an older card, or a fault."""
 
+    error = CUDARuntimeError
+
     def __init__(self):
         self.reset()
 
@@ -558,6 +560,18 @@ CONSTANTS = 'inf nan pi newaxis'
 TYPES = 'bool_ uint8 int32 int64 intp float16 float32 float64'
 
 
+class _Pool:
+    def free_all_blocks(self):
+        pass
+
+    def total_bytes(self):
+        return 1 << 20
+
+
+def get_default_memory_pool():
+    return _Pool()
+
+
 def module():
     """Return a module to stand as `cupy`; what it lacks raises AttributeError."""
     cupy = types.ModuleType('cupy', __doc__)
@@ -568,6 +582,7 @@ def module():
         setattr(cupy, name, ufunc(getattr(np, name)))
     for function in FUNCTIONS:
         setattr(cupy, function.__name__, function)
+    cupy.get_default_memory_pool = get_default_memory_pool
     runtime = types.SimpleNamespace(
         getDeviceCount=_get_device_count,
         getDeviceProperties=_get_device_properties,
