@@ -1,7 +1,8 @@
 """Quicker twins of the operations in `ops`, registered when this is imported.
 
-Same arguments, same results within rounding, same caches. For NumPy here; nothing is
-compiled. See `docs/benchmarks.md` for what each brings.
+Same arguments, same results within rounding, same caches. For NumPy nothing is
+compiled; those for CuPy are named `gpu_…`. See `docs/benchmarks.md` for what each
+brings.
 """
 
 from . import (
@@ -10,6 +11,8 @@ from . import (
     dropout,
     encoder,
     feed_forward,
+    gpu_conv,
+    gpu_dropout,
     linear,
     locations,
     losses,
@@ -25,6 +28,8 @@ __all__ = [
     'dropout',
     'encoder',
     'feed_forward',
+    'gpu_conv',
+    'gpu_dropout',
     'linear',
     'locations',
     'losses',

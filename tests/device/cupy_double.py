@@ -560,6 +560,13 @@ CONSTANTS = 'inf nan pi newaxis'
 TYPES = 'bool_ uint8 int32 int64 intp float16 float32 float64'
 
 
+def sliding_window_view(
+    x, window_shape, axis=None, *, subok=False, writeable=False
+):
+    view = np.lib.stride_tricks.sliding_window_view
+    return _wrap(view(_inside(x), window_shape, axis))
+
+
 class _Pool:
     def free_all_blocks(self):
         pass
@@ -582,6 +589,8 @@ def module():
         setattr(cupy, name, ufunc(getattr(np, name)))
     for function in FUNCTIONS:
         setattr(cupy, function.__name__, function)
+    tricks = types.SimpleNamespace(sliding_window_view=sliding_window_view)
+    cupy.lib = types.SimpleNamespace(stride_tricks=tricks)
     cupy.get_default_memory_pool = get_default_memory_pool
     runtime = types.SimpleNamespace(
         getDeviceCount=_get_device_count,
