@@ -85,7 +85,7 @@ def test_the_mask_of_the_host(real, dtype):
 @pytest.mark.parametrize('arch', [75, 80, 86, 89, 90])
 def test_it_compiles(arch):
     """By NVRTC, which needs no GPU."""
-    nvrtc = pytest.importorskip('cupy.cuda.nvrtc', exc_type=ImportError)
+    nvrtc = pytest.importorskip('cupy', exc_type=ImportError).cuda.nvrtc
     try:
         nvrtc.getVersion()
     except (RuntimeError, OSError) as error:
