@@ -45,10 +45,16 @@ _HOME = {  # public name: the module it lives in
     'coco_figures': 'evaluate.coco_ap',
     'Report': 'evaluate.coco_ap',
     'Detections': 'evaluate.detection',
+    'class_name': 'evaluate.detection',
+    'look': 'analysis.look',
+    'encoder_reads': 'analysis.reads',
+    'decoder_reads': 'analysis.reads',
+    'gradient_norms': 'analysis.gradient_norm',
+    'gradient_shares': 'analysis.gradient_shares',
 }
 _ROOMS = (
-    'backend', 'config', 'data', 'errors', 'evaluate', 'fast', 'loss', 'module', 'nn',
-    'ops', 'testing', 'threads', 'train', 'views', 'weights',
+    'analysis', 'backend', 'config', 'data', 'errors', 'evaluate', 'fast', 'loss',
+    'module', 'nn', 'ops', 'testing', 'threads', 'train', 'views', 'weights',
 )
 
 __all__ = sorted(_HOME)

@@ -8,8 +8,6 @@ Without a query it is the best detection's, without a picture a scene is drawn.
 import argparse
 
 import ddetr_np
-from ddetr_np.analysis.look import look
-from ddetr_np.analysis.reads import decoder_reads
 from ddetr_np.views.sampling import draw_sampling, save_figure
 
 
@@ -24,9 +22,9 @@ def main():
     args = parser.parse_args()
     picture = args.picture or ddetr_np.draw_scene(seed=7).picture
 
-    seen = look(ddetr_np.load_model(args.weights), picture)
+    seen = ddetr_np.look(ddetr_np.load_model(args.weights), picture)
     query = int(seen.best.queries[0]) if args.query is None else args.query
-    reads = decoder_reads(seen, query, args.layer)
+    reads = ddetr_np.decoder_reads(seen, query, args.layer)
 
     # loc (M, L, K, 2) in pixels, A (M, L, K): what the figure shows, as numbers
     share = reads.A.sum((0, 2)) / reads.A.sum()

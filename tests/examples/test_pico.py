@@ -42,6 +42,7 @@ def test_the_published_pass(variant, pico, published_model, published_pass):
         assert sorted(labels) == sorted(arrays[f'post{i}_labels'])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('variant', ['single_scale', 'single_scale_dc5', 'refine'])
 def test_variants_of_which_no_pass_is_published(
     variant, pico, published_weights, published_pass
