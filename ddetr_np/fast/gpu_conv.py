@@ -3,7 +3,7 @@
 The plain operation has a product for each tap, each of which reads and writes the whole
 output. Here the pixels under the kernel are laid side by side first, a tile of output
 rows at a time, so that memory stays bounded. Kernels of one tap need no such copy and
-stay with the plain operation.
+stay with the plain operation. Where cuDNN is installed, it takes the others.
 """
 
 from ..backend import get_xp, twin
@@ -17,6 +17,7 @@ from ..ops.conv import (
     conv_norm_relu_backward,
     conv_size,
 )
+from . import gpu_cudnn
 
 TILE = 1 << 27  # elements laid side by side at a time: half a gigabyte in float32
 
@@ -27,13 +28,14 @@ def gpu_conv2d(x, W, b=None, stride=1, padding=0, dilation=1):
     kh, kw, _, O = W.shape
     if kh * kw == 1:
         return conv2d.plain(x, W, b, stride, padding, dilation)
-    xp = get_xp(x)
-    Ho = conv_size(x.shape[1], kh, stride, padding, dilation)
-    Wo = conv_size(x.shape[2], kw, stride, padding, dilation)
-    y = xp.empty((len(x), Ho, Wo, O), x.dtype)
-    kernel = W.reshape(-1, O)
-    for part, columns in _tiles(x, W, stride, padding, dilation):
-        y[part] = (columns @ kernel).reshape(y[part].shape)
+    y = gpu_cudnn.fprop(x, W, stride, padding, dilation)
+    if y is None:
+        Ho = conv_size(x.shape[1], kh, stride, padding, dilation)
+        Wo = conv_size(x.shape[2], kw, stride, padding, dilation)
+        y = get_xp(x).empty((len(x), Ho, Wo, O), x.dtype)
+        kernel = W.reshape(-1, O)
+        for part, columns in _tiles(x, W, stride, padding, dilation):
+            y[part] = (columns @ kernel).reshape(y[part].shape)
     if b is not None:
         y += b
     return y, ConvCache(x, W, stride, padding, dilation)
@@ -62,25 +64,38 @@ def _tiles(x, W, stride, padding, dilation):
 @twin(conv2d_backward, 'cupy')
 def gpu_conv2d_backward(dy, cache, need_dx=True, need_dW=True, need_db=True):
     """See `ops.conv`."""
-    x, W, stride, padding, dilation = cache
-    kh, kw, I, O = W.shape
-    if kh * kw == 1:
+    W = cache.W
+    if W.shape[:2] == (1, 1):
         return conv2d_backward.plain(dy, cache, need_dx, need_dW, need_db)
-    dx = dW = None
-    # of stride 1 the transpose is a convolution too, by the kernel turned around
-    border = dilation * (kh - 1) - padding
-    turned = need_dx and stride == 1 and kh == kw and border >= 0
-    if turned:
-        W_t = W[::-1, ::-1].transpose(0, 1, 3, 2)
-        dx = gpu_conv2d(dy, W_t, None, 1, border, dilation)[0]
-    elif need_dx:
-        dx = conv2d_backward.plain(dy, cache, need_dW=False, need_db=False)[0]
-    if need_dW:
-        dW = get_xp(W).zeros((kh * kw * I, O), W.dtype)
-        for part, columns in _tiles(x, W, stride, padding, dilation):
-            dW += columns.T @ dy[part].reshape(-1, O)
-        dW = dW.reshape(W.shape)
+    dx = _dx(dy, cache) if need_dx else None
+    dW = _dW(dy, cache) if need_dW else None
     return dx, dW, dy.sum((0, 1, 2)) if need_db else None
+
+
+def _dx(dy, cache):
+    x, W, stride, padding, dilation = cache
+    kh, kw = W.shape[:2]
+    dx = gpu_cudnn.dgrad(dy, x.shape, W, stride, padding, dilation)
+    if dx is not None:
+        return dx
+    border = dilation * (kh - 1) - padding
+    if stride == 1 and kh == kw and border >= 0:
+        # the transpose is a convolution too, by the kernel turned around
+        W_t = W[::-1, ::-1].transpose(0, 1, 3, 2)
+        return gpu_conv2d(dy, W_t, None, 1, border, dilation)[0]
+    return conv2d_backward.plain(dy, cache, need_dW=False, need_db=False)[0]
+
+
+def _dW(dy, cache):
+    x, W, stride, padding, dilation = cache
+    dW = gpu_cudnn.wgrad(x, dy, W.shape, stride, padding, dilation)
+    if dW is not None:
+        return dW
+    O = W.shape[3]
+    dW = get_xp(W).zeros((W[..., 0].size, O), W.dtype)
+    for part, columns in _tiles(x, W, stride, padding, dilation):
+        dW += columns.T @ dy[part].reshape(-1, O)
+    return dW.reshape(W.shape)
 
 
 @twin(conv_norm_relu, 'cupy')

@@ -543,6 +543,10 @@ def copyto(dst, src, casting='same_kind', where=None):
     np.copyto(_inside(dst), _inside(src), casting, where=mask)
 
 
+def ascontiguousarray(a, dtype=None):
+    return _wrap(np.ascontiguousarray(_inside(a), dtype))
+
+
 def take_along_axis(a, indices, axis):
     return _wrap(np.take_along_axis(_inside(a), _inside(indices), axis))
 
@@ -554,7 +558,7 @@ def broadcast_to(array, shape):
 FUNCTIONS = (
     empty, zeros, full, empty_like, zeros_like, full_like, arange, array, asarray,
     where, clip, matmul, tensordot, nan_to_num, concatenate, stack, pad, meshgrid,
-    argsort, take_along_axis, copyto, broadcast_to,
+    argsort, take_along_axis, ascontiguousarray, copyto, broadcast_to,
 )  # fmt: skip
 CONSTANTS = 'inf nan pi newaxis'
 TYPES = 'bool_ uint8 int32 int64 intp float16 float32 float64'
@@ -597,7 +601,11 @@ def module():
         getDeviceProperties=_get_device_properties,
         CUDARuntimeError=CUDARuntimeError,
     )
-    cupy.cuda = types.SimpleNamespace(Device=Device, runtime=runtime)
+    cupy.cuda = types.SimpleNamespace(
+        Device=Device,
+        runtime=runtime,
+        get_current_stream=lambda: types.SimpleNamespace(ptr=0),
+    )
     return cupy
 
 
