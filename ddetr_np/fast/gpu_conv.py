@@ -32,10 +32,12 @@ def gpu_conv2d(x, W, b=None, stride=1, padding=0, dilation=1):
     if y is None:
         Ho = conv_size(x.shape[1], kh, stride, padding, dilation)
         Wo = conv_size(x.shape[2], kw, stride, padding, dilation)
-        y = get_xp(x).empty((len(x), Ho, Wo, O), x.dtype)
+        xp = get_xp(x)
+        y = xp.empty((len(x), Ho, Wo, O), x.dtype)
         kernel = W.reshape(-1, O)
         for part, columns in _tiles(x, W, stride, padding, dilation):
-            y[part] = (columns @ kernel).reshape(y[part].shape)
+            # whole pictures, or rows of one: a view
+            xp.matmul(columns, kernel, out=y[part].reshape(-1, O))
     if b is not None:
         y += b
     return y, ConvCache(x, W, stride, padding, dilation)

@@ -7,6 +7,7 @@ without where it is not, or where cuDNN has no engine for a convolution. cuDNN s
 
 import functools
 import importlib
+import os
 
 from ..backend import device_of, get_xp
 from ..ops.conv import conv_size
@@ -87,7 +88,8 @@ def _plan(kind, x_shape, W_shape, geometry, dtype, device):
         graph.validate()
         graph.build_operation_graph()
         graph.create_execution_plans([cudnn.heur_mode.A, cudnn.heur_mode.FALLBACK])
-        if dtype == 'float32':  # tensor cores would round the factors to TF32's 10 bits
+        # tensor cores would round single precision to TF32's 10 bits: CuPy's own switch
+        if dtype == 'float32' and os.environ.get('CUPY_TF32') != '1':
             graph.deselect_numeric_notes([cudnn.numerical_note.TENSOR_CORE])
         graph.check_support()
         graph.build_plans()

@@ -1,5 +1,6 @@
 """Convolutions by cuDNN: the graphs that are asked for, and on a GPU what they give."""
 
+import os
 import types
 
 import numpy as np
@@ -87,7 +88,7 @@ class Graph:
         return 16
 
     def execute(self, pack, workspace, handle):
-        assert self.exact  # in single precision no TF32
+        assert self.exact == (os.environ.get('CUPY_TF32') != '1')
         assert workspace.nbytes == 16
         arrays = [pack[t] for t in (*self.inputs, self.output)]
         for tensor, a in zip((*self.inputs, self.output), arrays):
@@ -125,6 +126,7 @@ def library(double, monkeypatch):
         set_stream=lambda handle, stream: None,
     )
     forget()
+    monkeypatch.delenv('CUPY_TF32', raising=False)
     monkeypatch.setattr(gpu_cudnn, '_library', lambda: fake)
     yield fake
     forget()
@@ -169,6 +171,11 @@ def test_what_it_has_no_engine_for(double, library, monkeypatch):
         raise UnsupportedError
 
     monkeypatch.setattr(Graph, 'check_support', refuse)
+    compare(single(EVERY_CASE[0].values[0]), double)
+
+
+def test_tensor_cores_take_part_if_asked(double, library, monkeypatch):
+    monkeypatch.setenv('CUPY_TF32', '1')
     compare(single(EVERY_CASE[0].values[0]), double)
 
 
