@@ -65,6 +65,12 @@ def to_device(a, device='cpu'):
     return cupy.asarray(a)
 
 
+def need_device(device):
+    """Raise the InputError of `to_device`, if there is one, before any work begins."""
+    if device != 'cpu':
+        _cuda(device)
+
+
 def device_of(a):
     """Return the name of the device an array is on, as `to_device` takes it."""
     return 'cpu' if get_xp(a) is np else f'cuda:{a.device.id}'

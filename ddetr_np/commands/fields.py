@@ -36,8 +36,20 @@ weights_option = click.option(
     'Hugging Face hub.',
 )
 
+
+def _need(ctx, option, device):
+    if device != 'cpu':  # to import NumPy for nothing would be slow
+        from ..backend import need_device
+
+        need_device(device)
+    return device
+
+
 device_option = click.option(
-    '--device', default='cpu', help='cpu, or a GPU: cuda:0, cuda:1 …'
+    '--device',
+    default='cpu',
+    callback=_need,
+    help='cpu, or a GPU: cuda:0, cuda:1 …',
 )
 
 dtype_option = click.option(

@@ -16,7 +16,9 @@ WORD = 4  # numbers, and elements of a thread
 @functools.cache
 def _module(xp):
     code = Path(__file__).with_suffix('.cu').read_text(encoding='utf-8')
-    return xp.RawModule(code=code, name_expressions=[*NAMES.values()])
+    return xp.RawModule(
+        code=code, options=('-std=c++17',), name_expressions=[*NAMES.values()]
+    )
 
 
 @twin(dropout, 'cupy')

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..backend import to_device
+from ..backend import need_device, to_device
 from ..data.loader import Loader
 from ..errors import InputError, NotFiniteError
 from ..evaluate import evaluate
@@ -75,6 +75,7 @@ def train_model(settings, out, *, resume=False, tell=None, stop=None):
     settings = absolute(settings)
     if settings.tensorboard:
         need_board()
+    need_device(settings.device)
     saved = _open_folder(settings, out, resume)
     data, val = open_data(settings)
     described = describe_data(data)

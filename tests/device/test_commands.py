@@ -108,9 +108,15 @@ def test_a_cupy_that_does_not_load(double, monkeypatch):
     assert "pip install 'ddetr-np[gpu12]'" in message
 
 
-def test_the_message_reaches_the_user(double, machine, run):
+def test_the_message_comes_before_any_work(double, machine, run):
     machine.capability = 6, 0
-    for command, words in COMMANDS.items():
+    others = {
+        'demo': [],
+        'evaluate': ['--weights', 'none.pth', '--data', 'none'],
+        'train': ['--data', 'none', '--out', 'run'],
+    }
+    for command, words in (COMMANDS | others).items():
+        words = [w.replace('toy', 'none') for w in words]
         result = run(*command.split(), *words, '--device', 'cuda:0')
         assert result.exit_code == 2
         assert 'compute capability 6.0' in result.stderr
