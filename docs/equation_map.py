@@ -259,10 +259,8 @@ def _assignment(node, name):
 
 
 def _relative(file):
-    try:
-        return Path(file).resolve().relative_to(ROOT).as_posix()
-    except ValueError:  # the package is installed, the map is a checkout's
-        return Path(file).as_posix()
+    package = Path(importlib.import_module('ddetr_np').__file__).resolve().parent
+    return Path(file).resolve().relative_to(package.parent).as_posix()
 
 
 @functools.cache

@@ -228,7 +228,8 @@ def test_places(the_map):
     lines = {}
     for name in (
         'nn.ms_deform_attn.MSDeformAttn.value_proj', 'config.Config.K',
-        'config.Config.Cv', 'analysis.gradient_norm.ITEMS', 'ops.attention.attention', 'analysis.formulas',
+        'config.Config.Cv', 'analysis.gradient_norm.ITEMS', 'ops.attention.attention',
+        'analysis.formulas',
     ):
         place = the_map.find_code(f'ddetr_np.{name}')
         text = (DOCS.parent / place.file).read_text('utf-8').splitlines()
