@@ -1,24 +1,14 @@
 """AdamW on a GPU: a parameter's whole step is one launch, with the host's bits."""
 
-import functools
 import math
-from pathlib import Path
 
 import numpy as np
 
 from ..backend import get_xp, twin
 from ..ops.update import adamw_update
+from . import cuda
 
-NAMES = {'float32': 'adamw<float>', 'float64': 'adamw<double>'}
-THREADS = 256
-
-
-@functools.cache
-def _module(xp):
-    code = Path(__file__).with_suffix('.cu').read_text(encoding='utf-8')
-    # a fused multiply-add rounds once where the host rounds twice
-    options = '-std=c++17', '-fmad=false'
-    return xp.RawModule(code=code, options=options, name_expressions=[*NAMES.values()])
+TYPES = ('float32', 'float64')
 
 
 @twin(adamw_update, 'cupy')
@@ -37,25 +27,24 @@ def gpu_adamw_update(
 ):
     """See `ops.update`."""
     arrays = param, grad, exp_avg, exp_avg_sq
-    name = NAMES.get(param.dtype.name)
-    if name is None or param.size == 0 or not all(
-        a.flags.c_contiguous and a.dtype == param.dtype for a in arrays
-    ):
-        adamw_update.plain(
-            *arrays, lr, beta1, beta2, eps, weight_decay, step, grad_scale
-        )
-        return
-    numbers = constants(lr, beta1, beta2, eps, weight_decay, step, grad_scale)
-    # a kernel's arguments are taken as they come: their types are those of the source
-    arguments = *arrays, np.int64(param.size), *map(param.dtype.type, numbers)
-    kernel = _module(get_xp(param)).get_function(name)
-    kernel((-(-param.size // THREADS),), (THREADS,), arguments)
+    settings = lr, beta1, beta2, eps, weight_decay, step, grad_scale
+    if _takes(arrays):
+        cuda.launch(get_xp(param), adamw_launch(arrays, *settings))
+    else:
+        adamw_update.plain(*arrays, *settings)
 
 
-def constants(lr, beta1, beta2, eps, weight_decay, step, grad_scale):
-    """Return the kernel's numbers: beta1, beta2, to_m, to_v, eps, rate, kept."""
+def _takes(arrays):
+    p = arrays[0]
+    alike = all(a.flags.c_contiguous and a.dtype == p.dtype for a in arrays)
+    return alike and p.size > 0 and p.dtype.name in TYPES
+
+
+def adamw_launch(arrays, lr, beta1, beta2, eps, weight_decay, step, grad_scale=1.0):
+    """Return the launch that makes a step; arrays are p, g, m and v."""
+    p = arrays[0]
     root = math.sqrt(1 - beta2**step)
-    return (
+    numbers = (
         beta1,
         beta2,
         (1 - beta1) * grad_scale,
@@ -63,4 +52,10 @@ def constants(lr, beta1, beta2, eps, weight_decay, step, grad_scale):
         eps * root,
         lr * root / (1 - beta1**step),
         1 - lr * weight_decay,
+    )
+    return cuda.Launch(
+        'adamw.cu',
+        cuda.template('adamw', p.dtype),
+        cuda.blocks(p.size),
+        (*arrays, np.int64(p.size), *map(p.dtype.type, numbers)),
     )

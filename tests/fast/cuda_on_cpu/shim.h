@@ -37,6 +37,9 @@ static inline float4 make_float4(float x, float y, float z, float w) {
 }
 static inline float __fmul_rn(float a, float b) { return a * b; }
 static inline double __dmul_rn(double a, double b) { return a * b; }
+static inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
+    return (unsigned __int128)a * b >> 64;
+}
 
 static dim threadIdx, blockIdx, blockDim, gridDim;
 

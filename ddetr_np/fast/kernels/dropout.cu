@@ -8,7 +8,7 @@
 
 typedef unsigned long long u64;
 
-__device__ u64 philox(u64 count, u64 key0, u64 key1, int word) {
+__device__ inline u64 philox(u64 count, u64 key0, u64 key1, int word) {
     u64 c0 = count, c1 = 0, c2 = 0, c3 = 0;
     for (int round = 0; round < 10; ++round) {
         const u64 m0 = 0xD2E7470EE14C6C93ULL, m1 = 0xCA5A826395121157ULL;
@@ -25,10 +25,9 @@ __device__ u64 philox(u64 count, u64 key0, u64 key1, int word) {
 }
 
 template <typename T>
-__global__ void dropout(
-    const T* x, T* y, long long n, u64 key0, u64 key1, int threshold, T scale
-) {
-    long long q = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+__global__ void dropout(const T *x, T *y, long long n, u64 key0, u64 key1,
+                        int threshold, T scale) {
+    long long q = (long long)blockIdx.x * THREADS + threadIdx.x;
     if (4 * q >= n) return;
     // NumPy counts before it draws: the first count is 1
     u64 bits = philox(q / 4 + 1, key0, key1, q % 4);
