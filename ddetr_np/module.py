@@ -302,6 +302,9 @@ def forward_keeping(module, keep, *inputs, run=EVAL):
     module : Module
     keep : {'all', 'inputs', 'none'}
         The whole cache; the inputs, to recompute it; or nothing, for inference.
+    *inputs
+        What the module's `forward` takes.
+    run : Run
 
     Returns
     -------

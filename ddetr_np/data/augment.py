@@ -41,6 +41,8 @@ def crop(picture, target, top, left, H, W, visible=0.0):
 
     Parameters
     ----------
+    picture : (h, w, 3) uint8 array
+    target : dict
     top, left, H, W : int
         Pixels; the region lies within the picture.
     visible : float
@@ -83,6 +85,9 @@ def random_share_crop(picture, target, rng, share, visible=0.0):
 
     Parameters
     ----------
+    picture : (H, W, 3) uint8 array
+    target : dict
+    rng : numpy.random.Generator
     share : (float, float)
         The least and the largest share, in (0, 1]; drawn for each side.
     visible : float

@@ -54,6 +54,7 @@ def convolve(patches, U, out):
         Of `patches`.
     U : (16, I, O) array
         Of `transformed`.
+    out : (n, rows, columns, O) array
     """
     n, height, width, O = out.shape
     h, w = (height + 1) // 2, (width + 1) // 2
@@ -82,6 +83,7 @@ def kernel_products(patches, dy, out):
     patches : (16, n·h·w, I) array
         Of `patches`.
     dy : (n, rows, columns, O) array
+    out : (16, I, O) array
     """
     n, height, width, O = dy.shape
     h, w = (height + 1) // 2, (width + 1) // 2

@@ -35,6 +35,7 @@ def focal_cost(x, alpha, gamma):
     ----------
     x : array
         Logits of the targets' classes.
+    alpha, gamma : float
     """
     xp = get_xp(x)
     p, _ = sigmoid(x)

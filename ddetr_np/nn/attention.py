@@ -47,6 +47,7 @@ class MultiHeadAttention(Module):
             Queries.
         x_k, x_v : (N, Nk, C) arrays
             Keys with their positions; the same without, for the values.
+        run : Run
 
         Returns
         -------

@@ -60,6 +60,7 @@ class DecoderLayer(Module):
         memory : (N, S, C) array
         shapes : sequence of (H, W)
         padding : (N, S) bool array or None
+        run : Run
         """
         q = z + pos
         y, self_attn = self.self_attn.forward(q, q, z, run)

@@ -50,6 +50,7 @@ class EncoderLayer(Module):
         p_hat : (N, S, L, 2) array
         shapes : sequence of (H, W)
         padding : (N, S) bool array or None
+        run : Run
         """
         y, attn = self.self_attn.forward(x + pos, p_hat, x, shapes, padding)
         y, dropout1 = self.dropout1.forward(y, run)

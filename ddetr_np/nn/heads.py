@@ -63,6 +63,9 @@ def predict_backward(dlogits, dboxes, cache, class_embed, bbox_embed):
     Parameters
     ----------
     dlogits, dboxes : array or None
+    cache
+        Of `predict`.
+    class_embed, bbox_embed : Module
     """
     c, b, r = cache
     dh = dp_hat = None

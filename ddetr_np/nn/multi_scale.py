@@ -54,6 +54,8 @@ class MultiScale(Module):
         Parameters
         ----------
         dmaps : list of (N, H_l, W_l, C) arrays
+        caches : list
+            Of `forward`.
         need_dx : bool
             False where the backbone does not learn.
         """

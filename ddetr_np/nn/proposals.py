@@ -103,6 +103,9 @@ def propose_backward(dlogits, dboxes, cache, enc_output, norm, heads):
     ----------
     dlogits : (N, S, classes) array or None
     dboxes : (N, S, 4) array or None
+    cache : ProposalsCache
+    enc_output, norm : Module
+    heads : (class_embed, bbox_embed)
     """
     class_embed, bbox_embed = heads
     dy = None

@@ -208,6 +208,7 @@ class ResNet(Module):
         ----------
         images : (N, H, W, 3) array
         keep : {'all', 'inputs', 'none'}
+        run : Run
 
         Returns
         -------
@@ -231,6 +232,7 @@ class ResNet(Module):
         ----------
         dfeatures : list of array or None
             Of C2 … C5; None where nothing comes back.
+        cache : ResNetCache
         images : bool
             Go on through the frozen parts to the pictures.
 

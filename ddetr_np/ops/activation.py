@@ -67,6 +67,7 @@ def inverse_sigmoid(p, eps=INVERSE_SIGMOID_EPS):
     ----------
     p : (...) array
         In [0, 1]; what lies outside is held at the border.
+    eps : float
 
     Returns
     -------

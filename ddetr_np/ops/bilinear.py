@@ -49,6 +49,7 @@ def sample(v, loc, H, W):
         A map's pixels, row by row.
     loc : (..., 2) array
         (x, y) in [0, 1].
+    H, W : int
 
     Returns
     -------

@@ -44,6 +44,7 @@ def conv2d(x, W, b=None, stride=1, padding=0, dilation=1):
     x : (N, H, W, I) array
     W : (kh, kw, I, O) array
     b : (O,) array or None
+    stride, padding, dilation : int
 
     Returns
     -------
@@ -121,6 +122,7 @@ def conv_norm_relu(
         Constants.
     residual : (N, Ho, Wo, O) array or None
     relu : bool
+    stride, padding, dilation : int
 
     Returns
     -------

@@ -16,6 +16,7 @@ def frozen_batch_norm(weight, bias, mean, var, eps=EPS):
     Parameters
     ----------
     weight, bias, mean, var : (C,) arrays
+    eps : float
 
     Returns
     -------
@@ -58,6 +59,7 @@ def layer_norm(x, weight, bias, eps=EPS):
     ----------
     x : (..., C) array
     weight, bias : (C,) arrays
+    eps : float
 
     Returns
     -------
@@ -89,6 +91,7 @@ def group_norm(x, weight, bias, groups, eps=EPS):
     weight, bias : (C,) arrays
     groups : int
         A divisor of C.
+    eps : float
 
     Returns
     -------
@@ -121,6 +124,7 @@ def running_batch_norm(x, weight, bias, mean, var, eps=EPS):
     ----------
     x : (N, H, W, C) array
     weight, bias, mean, var : (C,) arrays
+    eps : float
 
     Returns
     -------
@@ -146,6 +150,7 @@ def batch_norm(x, weight, bias, eps=EPS):
     ----------
     x : (N, H, W, C) array
     weight, bias : (C,) arrays
+    eps : float
 
     Returns
     -------

@@ -33,6 +33,7 @@ def max_pool(x, kernel=3, stride=2, padding=1):
     Parameters
     ----------
     x : (N, H, W, C) array
+    kernel, stride, padding : int
 
     Returns
     -------

@@ -36,6 +36,7 @@ class Group:
         Name → Param.
     lr : float
         The rate of now: base_lr times the factors of the schedules.
+    weight_decay : float
     """
 
     def __init__(self, params, lr, weight_decay):

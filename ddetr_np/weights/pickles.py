@@ -40,6 +40,7 @@ class Stateful:
     """A value that a pickle first creates and then fills by `set_state`."""
 
     def set_state(self, state):
+        """Take what a pickle gives an object after it was made."""
         raise NotImplementedError
 
 

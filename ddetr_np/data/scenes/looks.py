@@ -12,6 +12,8 @@ def noise(rng, H, W, cells):
 
     Parameters
     ----------
+    rng : numpy.random.Generator
+    H, W : int
     cells : float
         Bumps along the longer side.
     """
@@ -91,6 +93,7 @@ def paint(rng, patch, under):
 
     Parameters
     ----------
+    rng : numpy.random.Generator
     patch : Patch
     under : (h, w, 3) array
         What the figure will cover.
