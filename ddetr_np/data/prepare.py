@@ -22,6 +22,11 @@ def resized_size(H, W, short=800, long=1333):
         Pixels.
     short, long : int
         Pixels, at least 1; `short` may not exceed `long`.
+
+    Raises
+    ------
+    InputError
+        They are not.
     """
     if not 1 <= short <= long:
         raise InputError(
@@ -62,6 +67,11 @@ def normalise(picture):
     Returns
     -------
     (H, W, 3) float32 array
+
+    Raises
+    ------
+    InputError
+        The picture is not of bytes.
     """
     if picture.dtype != np.uint8:
         raise InputError(

@@ -126,6 +126,11 @@ def forward_launch(value, loc, A, levels, y, step=None, unroll=UNROLL):
     Returns
     -------
     Launch
+
+    Raises
+    ------
+    ValueError
+        `step` is for other numbers of channels.
     """
     V, lanes = _channels(value)
     step = step or ('v5' if _fits(value) else 'v2')
@@ -161,6 +166,11 @@ def backward_launch(
     Returns
     -------
     Launch
+
+    Raises
+    ------
+    ValueError
+        `step` is for other numbers of channels.
     """
     V, lanes = _channels(value)
     step = step or ('v3' if _fits(value) else 'v2')

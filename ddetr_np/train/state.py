@@ -90,7 +90,13 @@ class State:
         write_checkpoint(folder, weights, config, tensors, facts)
 
     def restore(self, tensors, facts):
-        """Take up what `save` wrote; the model has its weights already."""
+        """Take up what `save` wrote; the model has its weights already.
+
+        Raises
+        ------
+        InputError
+            Something is missing: another version wrote it.
+        """
         try:
             slots = {slot: tensors.get(slot, {}) for slot in self.optimizer.slots}
             self.optimizer.load_state_dict(facts['optimizer'] | slots)

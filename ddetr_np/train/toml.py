@@ -9,7 +9,13 @@ from ..errors import InputError
 
 
 def read_toml(path):
-    """Return the tables of a TOML file as a dict."""
+    """Return the tables of a TOML file as a dict.
+
+    Raises
+    ------
+    InputError
+        There is no such file, or it is no TOML.
+    """
     try:
         return tomllib.loads(Path(path).read_text(encoding='utf-8'))
     except FileNotFoundError:

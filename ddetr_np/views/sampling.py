@@ -118,7 +118,13 @@ def _title(reads, head, level):
 
 
 def window_of(frames, zoom):
-    """x0, y0, x1, y1 of what is to be seen, pixels: the same for all frames."""
+    """x0, y0, x1, y1 of what is to be seen, pixels: the same for all frames.
+
+    Raises
+    ------
+    InputError
+        `zoom` is below 1, or a part of the picture without area.
+    """
     H, W = frames[-1].picture.shape[:2]
     if np.ndim(zoom):
         x0, y0, x1, y1 = map(float, zoom)

@@ -48,13 +48,14 @@ class Namespace(dict, Stateful):
     """An `argparse.Namespace`, as the dict of its fields."""
 
     def set_state(self, state):
+        """Take the fields; ValueError if it is anything else."""
         if not isinstance(state, dict):
             raise ValueError('a Namespace with a state other than its fields')
         self.update(state)
 
 
 def check_key(key):
-    """Return the key; refuse what may take for ever to hash (tuples of tuples of …)."""
+    """Return the key; ValueError if it may take for ever to hash (tuples of tuples)."""
     if isinstance(key, SCALARS):
         return key
     if type(key) is tuple and all(isinstance(k, SCALARS) for k in key):
