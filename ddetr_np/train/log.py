@@ -59,7 +59,7 @@ class Log:
 
 
 def need_board():
-    """Return the class that writes for TensorBoard, or raise InputError that says how to get it."""
+    """Return the class that writes for TensorBoard; InputError says how to get it."""
     try:
         from tensorboardX import SummaryWriter
     except ImportError as error:
