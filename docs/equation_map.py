@@ -361,7 +361,8 @@ def _test_link(place):
 
 
 def _line(place):
-    return f'<span class="line">{place.file}:{place.line}</span>'
+    file = place.file.replace('/', '/<wbr>')  # where a narrow column breaks it
+    return f'<span class="line">{file}:{place.line}</span>'
 
 
 def _page_link(path):

@@ -12,7 +12,7 @@ def mathml(latex, display):
         found = convert(latex, display=display)
     except Exception as error:
         raise ExtensionError(f'cannot lay out {latex!r}: {error!r}') from error
-    if '<mi>&</mi>' in found or '<mi>\\' in found:
+    if '<mi>&</mi>' in found or '>\\' in found:
         raise ExtensionError(f'cannot lay out {latex!r}: a command is unknown')
     return found
 

@@ -42,7 +42,6 @@ def site(tmp_path_factory):
         capture_output=True, text=True, cwd=folder,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stderr == ''
     return folder / 'html'
 
 
