@@ -45,8 +45,9 @@ class Case(NamedTuple):
     where: str = 'about'
 
     def __str__(self):
-        changed = (a for a, b in zip(self, Case()) if a != b)
-        return ' '.join(map(str, changed)) or 'usual'
+        usual = Case()._asdict()
+        changed = (f'{k}={v}' for k, v in self._asdict().items() if v != usual[k])
+        return ' '.join(changed).replace('), (', ')(') or 'usual'
 
 
 CASES = [
@@ -262,6 +263,41 @@ def test_keys_and_starts_by_hand(on_cpu):
     assert gpu.plan(shapes, loc) == (6, 2)  # 2 · 3 cells; points 0, 1 and 2
     # cells of rows −1 and 0, columns −1, 0 and 1; behind the last, what reads nothing
     assert [divmod(k, 4) for k in keys] == [(3 + 2, 0), (3 + 0, 1), (6, 2)]
+
+
+def test_offsets_beyond_32_bits(on_cpu):
+    # 2 ** 31 channels and more, of which so few are touched that they cost no memory
+    shapes = ((8200, 8200),)
+    case = Case('float16', 'float32', Cv=32)
+    rng = np.random.default_rng(0)
+    S = 8200 * 8200
+    loc = np.array([[0.5, 0.5], [0.9999, 0.9999], [0.7, 0.9999]], np.float32)
+    loc = loc.reshape(1, 3, 1, 1, 1, 2)
+    A = np.ones((1, 3, 1, 1, 1), np.float32)
+    try:
+        value = np.zeros((1, S, 1, 32), np.float16)
+        dvalue = np.zeros((1, S, 1, 32), np.float32)
+    except MemoryError:
+        pytest.skip('no 13 GB of addresses')
+    value[0, -20000:, 0] = rng.standard_normal((20000, 32))
+    cache = CoreCache(value, shapes, loc, A)
+    with backend.plain():
+        y, _ = ms_deform_attn(value, shapes, loc, A)
+    assert y[0, 1:].any(-1).all()
+    assert not y[0, 0].any()
+    dy = np.ones(y.shape, np.float16)
+    levels = gpu.levels_of(shapes)
+    for options in steps(case)[0]:
+        near([forward(on_cpu, cache, **options)], [y.astype(np.float32)], case)
+    for step in gpu.BACKWARD:
+        dloc, dA = np.zeros_like(loc), np.zeros_like(A)
+        inputs = dy, value, loc, A, levels, dvalue, dloc, dA
+        on_cpu.run(gpu.backward_launch(*inputs, step))
+        # the plain operation's sums are halves
+        sums = y.sum((2, 3), dtype=np.float32).ravel()
+        np.testing.assert_allclose(dA.ravel(), sums, atol=0.01)
+    # three steps have each added 32 ones for each of two points there
+    np.testing.assert_allclose(dvalue[0, -20000:].sum(), 3 * 2 * 32, rtol=1e-5)
 
 
 @pytest.mark.gpu

@@ -43,9 +43,10 @@ __global__ void cells(const int *levels, const P *loc, long long *keys, int N, i
 
 // A warp has one token of one head; 32 / LANES walkers share out its readers, and
 // their sums are added up in a fixed order. LANES lanes have V channels each, in turns
-// if Cv is greater than LANES · V.
+// if Cv is greater than LANES · V. Left to itself, the assembler spills to memory for
+// the sake of a ninth block on a multiprocessor.
 template <class T, class P, int V, int LANES>
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(THREADS, 8)
     gather(const T *dy, const int *levels, const P *loc, const P *A,
            const long long *keys, const long long *starts, T *dvalue, int N, int Nq,
            int M, int L, int K, int S, int Cv, int cells_of_head, int bits) {
@@ -64,7 +65,6 @@ __global__ void __launch_bounds__(THREADS)
     for (int first = 0; first < Cv; first += LANES * V) {
         int c = first + lane * V;
         F sum[V] = {};
-#pragma unroll
         for (int r = 0; r < 4; r++) {
             int i = r % 2, j = r / 2;
             int cell = (row - j + 1) * (level.W + 1) + column - i + 1;
