@@ -58,6 +58,7 @@ CASES = [
     Case('bfloat16', 'float32'),
     Case('bfloat16'),
     *(Case('float32', Cv=Cv) for Cv in (1, 3, 32, 33, 256)),
+    Case('float32', Cv=32, Nq=16),  # whole blocks
     *(Case('float16', 'float32', Cv=Cv) for Cv in (5, 6, 32)),
     Case(Cv=32, K=4, shapes=((9, 12), (5, 6), (3, 3), (2, 2))),
     *(Case('float32', K=K) for K in (1, 3, 4, 5)),
