@@ -32,8 +32,8 @@ field_option = click.option(
 weights_option = click.option(
     '--weights',
     required=True,
-    help='scenes, which comes with the package; a file, a folder, or a name on the '
-    'Hugging Face hub.',
+    help='scenes or bccd, which come with the package; a file, a folder, or a name on '
+    'the Hugging Face hub.',
 )
 
 

@@ -19,8 +19,8 @@ def load_model(path, dtype='float32', **overrides):
     Parameters
     ----------
     path : str or Path
-        A detector that comes with the package, 'scenes' (a folder of that name is
-        './scenes'); a file (.safetensors, .npz, or PyTorch's .pth, .pt, .bin in
+        A detector that comes with the package, 'scenes' or 'bccd' (a folder of such a
+        name is './scenes'); a file (.safetensors, .npz, or PyTorch's .pth, .pt, .bin in
         either of its serialisations), a folder as the Hugging Face hub holds it, or a
         name on the hub such as 'SenseTime/deformable-detr' (needs the extra `hub`).
     dtype : {'float32', 'float64'}
@@ -70,10 +70,11 @@ def save_model(model, path, half=False):
 
 
 def halved(tensors):
-    """Return tensors with matrices and kernels in half precision.
+    """Return tensors with matrices and kernels in half precision, to be small.
 
     Vectors stay as they are: they are few, and a batch norm's variance may lie below
-    what half precision can hold.
+    what half precision can hold. Of an array under several names, as the heads that
+    refine boxes have, the first name stays; `load_model` gives it the others.
 
     Parameters
     ----------
@@ -84,20 +85,22 @@ def halved(tensors):
     InputError
         A value lies beyond half precision, ±65,504.
     """
-    done, large = {}, []  # id → array: an alias stays one array
+    once = {}  # id → (name, array)
     for name, a in tensors.items():
-        if id(a) not in done:
-            floats = a.ndim > 1 and a.dtype.kind == 'f'
-            with np.errstate(over='ignore'):
-                done[id(a)] = a.astype(np.float16) if floats else a
-        if not np.isfinite(done[id(a)]).all():
+        once.setdefault(id(a), (name, a))
+    done, large = {}, []
+    for name, a in once.values():
+        floats = a.ndim > 1 and a.dtype.kind == 'f'
+        with np.errstate(over='ignore'):
+            done[name] = a.astype(np.float16) if floats else a
+        if not np.isfinite(done[name]).all():
             large.append(name)
     if large:
         raise InputError(
             f'{", ".join(large)}: values beyond ±65504, which half precision cannot '
             'hold; keep single precision'
         )
-    return {name: done[id(a)] for name, a in tensors.items()}
+    return done
 
 
 def convert(src, dst, half=False, **overrides):

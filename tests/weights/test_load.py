@@ -241,3 +241,23 @@ def test_a_resnet_is_no_detector(tmp_path):
     write_tensors(tmp_path / 'a.npz', {name: np.zeros(3) for name in names})
     with pytest.raises(InputError, match='load_backbone'):
         ddetr_np.load_model(tmp_path / 'a.npz')
+
+
+@pytest.mark.parametrize('suffix', ['.safetensors', '.npz', '.pth'])
+def test_half_precision_writes_what_has_two_names_once(tmp_path, suffix):
+    model = toy()
+    whole, small = tmp_path / f'whole{suffix}', tmp_path / f'small{suffix}'
+    ddetr_np.save_model(model, whole)
+    convert(whole, small, half=True)
+    assert small.stat().st_size < 0.7 * whole.stat().st_size
+    tensors, _ = read_tensors(small)
+    assert sum('class_embed.0.weight' in name for name in tensors) == 1
+    back, expected = ddetr_np.load_model(small), model.state_dict()
+    assert list(back.state_dict()) == list(expected)
+    for name, a in back.state_dict().items():
+        kept = expected[name]
+        kept = kept.astype(np.float16) if kept.ndim > 1 else kept
+        assert_array_equal(a, kept, name)
+    # still one array under both names
+    heads = back.class_embed, back.transformer.decoder.class_embed
+    assert heads[0][0].weight is heads[1][0].weight

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import ddetr_np
+from ddetr_np.data.scenes import NAMES as SHAPES
 from ddetr_np.evaluate import evaluate
 from ddetr_np.weights import packaged, read_tensors
 
@@ -13,7 +14,7 @@ NAMES = packaged.names()
 
 
 def test_names():
-    assert 'scenes' in NAMES
+    assert NAMES == ['bccd', 'scenes']
     assert packaged.find('scenes').name == 'scenes.safetensors'
     assert packaged.find('scene') is None
 
@@ -42,7 +43,7 @@ def test_each_has_a_card_and_its_settings(name):
 def test_a_name_goes_before_a_folder_called_the_same(tmp_path, monkeypatch):
     (tmp_path / 'scenes').mkdir()
     monkeypatch.chdir(tmp_path)
-    assert ddetr_np.load_model('scenes').config.names == ddetr_np.data.scenes.NAMES
+    assert ddetr_np.load_model('scenes').config.names == SHAPES
     with pytest.raises(ddetr_np.InputError, match=r'config\.json'):
         ddetr_np.load_model('./scenes')
 
@@ -64,4 +65,14 @@ def test_scenes_has_the_figures_of_its_card():
     report = evaluate(ddetr_np.load_model('scenes'), ddetr_np.Scenes(500, seed=7))
     for figure in ('AP', 'AP50', 'AP_small'):
         expected = stated('scenes', figure)
+        assert report.figures[figure] == pytest.approx(expected, abs=2e-3)
+
+
+@pytest.mark.slow
+def test_bccd_has_the_figures_of_its_card(shared):
+    data = ddetr_np.read_dataset(shared / 'data/bccd/ImageSets/Main/test.txt')
+    report = evaluate(ddetr_np.load_model('bccd'), data)
+    assert [c.name for c in report.classes] == ['Platelets', 'RBC', 'WBC']
+    for figure in ('AP', 'AP50', 'AP75'):
+        expected = stated('bccd', figure)
         assert report.figures[figure] == pytest.approx(expected, abs=2e-3)
