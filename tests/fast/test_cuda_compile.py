@@ -3,7 +3,9 @@
 NVRTC needs no GPU and no driver. One card is done here, the others with `-m slow`.
 """
 
+import functools
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -129,13 +131,18 @@ def test_all_compile_and_the_fast_do_not_spill(value, places, arch, nvrtc, heade
     sources = {}
     for launch in launches(value, places):
         sources.setdefault(launch.source, []).append(launch.kernel)
-    for source, names in sources.items():
-        names = list(dict.fromkeys(names))
-        for name, use in compiled(nvrtc, headers, source, names, arch).items():
-            registers, spilt = use
-            if FAST.match(name):
-                assert spilt == 0, f'{name}: {spilt} bytes'
-                assert registers <= 128, name  # four blocks to a multiprocessor
+    compile_one = functools.partial(compiled, nvrtc, headers, arch=arch)
+    with ThreadPoolExecutor() as pool:  # NVRTC leaves the interpreter's lock
+        every = list(pool.map(compile_one, sources, map(once, sources.values())))
+    for name, (registers, spilt) in (use for uses in every for use in uses.items()):
+        if FAST.match(name):
+            assert spilt == 0, f'{name}: {spilt} bytes'
+            assert registers <= 128, name  # four blocks to a multiprocessor
+
+
+def once(names):
+    """The names, each once."""
+    return list(dict.fromkeys(names))
 
 
 @pytest.mark.parametrize('Cv', [1, 24, 33, 128, 256])
@@ -147,7 +154,7 @@ def test_unusual_heads_compile(Cv, nvrtc, headers):
             for launch in launches(value, places, Cv):
                 sources.setdefault(launch.source, []).append(launch.kernel)
     for source, names in sources.items():
-        compiled(nvrtc, headers, source, list(dict.fromkeys(names)), OFTEN)
+        compiled(nvrtc, headers, source, once(names), OFTEN)
 
 
 def test_the_benchmarks_kernel_compiles(nvrtc, headers, monkeypatch):
