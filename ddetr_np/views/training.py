@@ -49,6 +49,8 @@ def draw_training(records):
             ap.plot(xs, ys, '.-', color=colour, label=f'{name}: {ys[-1]:.3f}')
     if evals:
         ap.legend(fontsize=8)
+    else:
+        ap.text(0.5, 0.5, 'not evaluated', transform=ap.transAxes, ha='center')
     total.set(title='loss')
     ap.set(title='average precision', ylim=(0, 1))
     parts.set(title='losses of the last layer', xlabel='step')

@@ -35,4 +35,5 @@ def test_short_runs(tmp_path, n):
 
 
 def test_without_evaluation():
-    draw_training([r for r in records(20) if r['kind'] == 'step'])
+    figure = draw_training([r for r in records(20) if r['kind'] == 'step'])
+    assert [t.get_text() for t in figure.axes[1].texts] == ['not evaluated']
