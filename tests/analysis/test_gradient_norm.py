@@ -3,7 +3,7 @@ import re
 import numpy as np
 import pytest
 
-from ddetr_np import Criterion, InputError, build_model
+from ddetr_np import Criterion, InputError, Scenes, build_model, load_model
 from ddetr_np.analysis.complexity import counting
 from ddetr_np.analysis.gradient_norm import ITEMS, GradientNorms, gradient_norms
 from ddetr_np.analysis.gradient_shares import (
@@ -258,3 +258,17 @@ def test_without_detections(tiny):
 def test_bad_numbers(arguments, says):
     with pytest.raises(InputError, match=says):
         gradient_shares(None, [], **arguments)
+
+
+@pytest.mark.slow
+def test_the_packaged_detectors_look_where_the_paper_says():
+    shares = gradient_shares(load_model('scenes'), Scenes(12, seed=8))
+    assert len(shares.shares) > 30
+    by_item = dict(zip(shares.items, shares.shares.mean(0)))
+    for item in 'xw':
+        sides, ends, _ = by_item[item]
+        assert sides > 1.3 * ends, item
+    for item in 'yh':
+        sides, ends, _ = by_item[item]
+        assert ends > 1.3 * sides, item
+    assert max(by_item, key=lambda item: by_item[item][2]) == 'c'
