@@ -1,5 +1,6 @@
 import functools
 import json
+import shutil
 import zlib
 from pathlib import Path
 
@@ -92,3 +93,17 @@ def tiny():
     """Fields of a configuration so small that it runs at once."""
     fields = 'C M K Nq ffn encoder_layers decoder_layers num_classes width'
     return dict(zip(fields.split(), (16, 2, 2, 6, 24, 2, 3, 4, 4)))
+
+
+@pytest.fixture(scope='session')
+def browser():
+    """A headless Chromium, Debian's, by Playwright."""
+    playwright = pytest.importorskip('playwright.sync_api', reason='needs playwright')
+    path = shutil.which('chromium') or shutil.which('chromium-browser')
+    if path is None:
+        pytest.skip('needs chromium')
+    flags = ['--no-sandbox', '--disable-gpu', '--disable-background-networking']
+    with playwright.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=path, args=flags)
+        yield browser
+        browser.close()

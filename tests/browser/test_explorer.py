@@ -1,7 +1,5 @@
 """The explorer in a real browser: what it shows is what the pass had."""
 
-import shutil
-
 import numpy as np
 import pytest
 
@@ -27,19 +25,6 @@ def seen():
         if p.learns:
             p.data += 0.05 * rng.standard_normal(p.data.shape)
     return look(model, scene.picture)
-
-
-@pytest.fixture(scope='module')
-def browser():
-    playwright = pytest.importorskip('playwright.sync_api', reason='needs playwright')
-    path = shutil.which('chromium') or shutil.which('chromium-browser')
-    if path is None:
-        pytest.skip('needs chromium')
-    flags = ['--no-sandbox', '--disable-gpu', '--disable-background-networking']
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=path, args=flags)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

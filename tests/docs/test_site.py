@@ -115,19 +115,6 @@ def address(site):
     thread.join()
 
 
-@pytest.fixture(scope='module')
-def browser():
-    playwright = pytest.importorskip('playwright.sync_api', reason='needs playwright')
-    path = shutil.which('chromium') or shutil.which('chromium-browser')
-    if path is None:
-        pytest.skip('needs chromium')
-    flags = ['--no-sandbox', '--disable-gpu', '--disable-background-networking']
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=path, args=flags)
-        yield browser
-        browser.close()
-
-
 @pytest.fixture(params=SIZES)
 def size(request):
     return dict(zip(('width', 'height'), SIZES[request.param]))
