@@ -133,9 +133,7 @@ def forward_launch(value, loc, A, levels, y, step=None, unroll=UNROLL):
         `step` is for other numbers of channels.
     """
     V, lanes = _channels(value)
-    step = step or ('v5' if _fits(value) else 'v2')
-    if step > 'v2' and not _fits(value):
-        raise ValueError(f'{step} has {V * lanes} channels a head, not {y.shape[3]}')
+    step = _step(step, FORWARD, value)
     numbers = {'v1': (), 'v2': (V,), 'v3': (V, lanes)}.get(step, (V, lanes, unroll))
     name = template(f'forward_{step}', value.dtype, loc.dtype, *numbers)
     blocks = {
@@ -173,9 +171,7 @@ def backward_launch(
         `step` is for other numbers of channels.
     """
     V, lanes = _channels(value)
-    step = step or ('v3' if _fits(value) else 'v2')
-    if step == 'v3' and not _fits(value):
-        raise ValueError(f'v3 has {V * lanes} channels a head, not {dy.shape[3]}')
+    step = _step(step, BACKWARD, value)
     numbers = () if step == 'v1' else (V, lanes, scatter)
     types = value.dtype, loc.dtype, sum_type(value)
     name = template(f'backward_{step}', *types, *numbers)
@@ -314,10 +310,16 @@ def _channels(value):
     return cuda.channels(value.shape[3], value.itemsize)
 
 
-def _fits(value):
-    """Whether a head's channels fit the lanes that share it."""
+def _step(step, ladder, value):
+    """The step asked for, or the last; v2 where a head does not fit the lanes."""
     V, lanes = _channels(value)
-    return value.shape[3] <= V * lanes
+    fits = value.shape[3] <= V * lanes
+    step = step or (ladder[-1] if fits else 'v2')
+    if step > 'v2' and not fits:
+        raise ValueError(
+            f'{step} has {V * lanes} channels a head, not {value.shape[3]}'
+        )
+    return step
 
 
 def _item_blocks(y, lanes):
