@@ -12,6 +12,7 @@ from .directions import (
     check_direction,
     check_gradients,
 )
+from .exercises import exercise
 from .operations import (
     check_case,
     check_operations,
@@ -35,6 +36,7 @@ __all__ = [
     'check_direction',
     'check_gradients',
     'check_operations',
+    'exercise',
     'layer_cases',
     'operation',
     'run_backward',
