@@ -120,9 +120,11 @@ class _Windows:
     def suit_winograd(self, O):
         """Whether four outputs at a time are quicker: 3×3, no stride, many channels."""
         plain = _Axis(1, 0, 1, 3)
+        far = self.x.size >= winograd.FAR
         return (
             self.rows._replace(first=0) == self.columns._replace(first=0) == plain
-            and min(self.x.shape[3], O) >= winograd.LEAST
+            and min(self.x.shape[3], O)
+            >= (winograd.LEAST_FAR if far else winograd.LEAST)
         )
 
 

@@ -11,7 +11,9 @@ import numpy as np
 from .. import threads
 
 G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
-LEAST = 32  # channels; with fewer the transforms cost more than they save
+LEAST = 128  # channels; with fewer the transforms cost more than they save,
+LEAST_FAR = 48  # … unless the input is beyond the caches: windows are nine reads of it
+FAR = 1 << 21  # elements
 PIXELS = 1 << 12  # output pixels of a tile: 16 products with a quarter as many rows
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from ddetr_np import backend, ops, threads
+from ddetr_np.fast import winograd
 from ddetr_np.testing.operations import operation, run_backward, run_forward
 from ddetr_np.testing.table import CASES, cases
 
@@ -205,6 +206,14 @@ def big_cases(rng):
     yield 'ms_deform_attn', core
 
 
+@pytest.fixture(params=[16, 1 << 30], ids=['Winograd', 'direct'])
+def winograd_from(request, monkeypatch):
+    """Both ways of a 3×3 convolution at any number of channels."""
+    monkeypatch.setattr(winograd, 'LEAST', request.param)
+    monkeypatch.setattr(winograd, 'LEAST_FAR', request.param)
+
+
+@pytest.mark.usefixtures('winograd_from')
 def test_many_tiles_agree_with_the_plain_operations(rng):
     for name, function in big_cases(rng):
         if name.startswith('conv'):
@@ -214,6 +223,7 @@ def test_many_tiles_agree_with_the_plain_operations(rng):
             assert np.abs(a - b).max() <= 2e-5 * scale, name
 
 
+@pytest.mark.usefixtures('winograd_from')
 def test_convolutions_in_many_tiles(rng):
     for name, function in big_cases(rng):
         if name.startswith('conv'):
@@ -225,6 +235,23 @@ def test_convolutions_in_many_tiles(rng):
             assert np.abs(got[0] - expected[0]).max() < 1e-5 * expected[0].max(), name
 
 
+def test_winograd_is_for_many_channels_or_a_map_beyond_the_caches(monkeypatch, rng):
+    called = []
+
+    def spy(W):
+        called.append(W.shape[2])
+        return transformed(W)
+
+    transformed = winograd.transformed
+    monkeypatch.setattr(winograd, 'transformed', spy)
+    for H, C in ((9, 64), (9, 128), (200, 64)):
+        x = rng.standard_normal((1, H, 170, C)).astype('float32')
+        W = rng.standard_normal((3, 3, C, C)).astype('float32')
+        ops.conv.conv2d(x, W, None, 1, 1)
+    assert called == [128, 64]
+
+
+@pytest.mark.usefixtures('winograd_from')
 @pytest.mark.parametrize('n', [2, 3])
 def test_the_same_bits_with_any_number_of_threads(n, rng):
     for name, function in big_cases(rng):
