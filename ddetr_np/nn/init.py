@@ -85,8 +85,18 @@ def offset_bias(M, L, K, order='released'):
     bias : (M, L, K, 2) array
         x, y in pixels. With boxes the unit of an offset is wh / 2K, so that the same
         bias starts inside the box (A.4).
+
+    Raises
+    ------
+    ValueError
+        The paper's order of another number of heads than 8.
     """
     if order == 'paper':
+        if M != 8:
+            raise ValueError(
+                f"order = 'paper' lists the directions of 8 heads, M is {M}; take "
+                "order = 'released'"
+            )
         steps = (-1, 0, 1)
         listed = [(x, y) for x in steps for y in steps if (x, y) != (0, 0)]
         direction = np.array(listed, float)

@@ -209,6 +209,8 @@ def test_offset_bias_in_both_orders():
         for l in range(3):
             expected = np.stack([k * x, k * y], -1)
             np.testing.assert_allclose(released[m, l], expected, atol=1e-12)
+    with pytest.raises(ValueError, match='8 heads, M is 6'):
+        offset_bias(6, 1, 2, 'paper')
 
 
 def test_initial_values_are_the_published_ones():
