@@ -189,7 +189,8 @@ def _share(function, tasks):
     helpers = [_submit(work) for _ in range(min(get_threads(), len(tasks)) - 1)]
     work()
     for helper in helpers:
-        if helper is not None:
+        # one that has not woken yet has nothing left to do
+        if helper is not None and not helper.cancel():
             helper.result()
     if errors:
         raise errors[0]

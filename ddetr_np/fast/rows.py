@@ -5,6 +5,8 @@ import numpy as np
 from .. import threads
 
 ELEMENTS = 1 << 18  # of a tile: 1 MB in single precision, about a core's own cache
+LEAST = 1 << 17  # below, threads wait for the interpreter's lock as long as they work
+SHARES = 4  # tiles at least, where there are elements enough
 
 
 def fits(*arrays):
@@ -24,8 +26,9 @@ def matrix(a):
 
 
 def row_tiles(n, width):
-    """Return tiles of n rows: at least four where there are enough rows to share."""
-    return threads.tiles(n, min(max(1, ELEMENTS // width), max(64, -(-n // 4))))
+    """Return tiles of n rows: few enough for each to be worth a thread's while."""
+    shares = max(1, min(SHARES, n * width // LEAST))
+    return threads.tiles(n, min(max(1, ELEMENTS // width), -(-n // shares)))
 
 
 def tile_sums(a, b=None):
