@@ -14,6 +14,7 @@ SIZES = {'desktop': (1280, 900), 'phone': (390, 844)}
 PAGES = [
     'index.html', 'install.html', 'howto/figures.html', 'equation-map.html',
     'commands.html', 'benchmarks.html', 'model-cards.html', 'api/index.html',
+    'walkthroughs/03_three_ways.html', 'walkthroughs/10_your_own_pictures.html',
     'api/generated/ddetr_np.ops.ms_deform_attn.html',
     'api/generated/ddetr_np.config.html',
 ]
