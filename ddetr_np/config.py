@@ -218,6 +218,12 @@ def make_config(variant, **fields):
     ------
     InputError
         The variant or a field is unknown, or the combination impossible.
+
+    Examples
+    --------
+    >>> config = make_config('two_stage', C=64, M=4)
+    >>> config.L, config.K, config.Cv
+    (4, 4, 16)
     """
     if variant not in VARIANTS:
         raise InputError(

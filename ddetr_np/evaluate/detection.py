@@ -128,6 +128,13 @@ def detect(model, picture, threshold=0.5, top=100, short=None, long=None, batch=
     ------
     InputError
         A picture cannot be used, or a number is out of range.
+
+    Examples
+    --------
+    >>> from ddetr_np import draw_scene, load_model
+    >>> found = detect(load_model('scenes'), draw_scene(0).picture)
+    >>> found.boxes.shape == (len(found.scores), 4)
+    True
     """
     check_numbers(threshold, top, batch)
     short, long = detection_size(model.config, short, long)

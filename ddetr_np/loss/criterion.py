@@ -51,6 +51,20 @@ class Criterion:
         Of the class, L1 and GIoU loss, in the total and in the matching.
     alpha, gamma : float
         Of the focal loss, in the loss and in the matching.
+
+    Examples
+    --------
+    >>> from ddetr_np import draw_scene, load_model, normalise, pad_batch
+    >>> model, scene = load_model('scenes'), draw_scene(0)
+    >>> out, cache = model.forward(*pad_batch([normalise(scene.picture)]))
+    >>> H, W = scene.picture.shape[:2]
+    >>> x0, y0, x1, y1 = scene.boxes.T / [[W], [H], [W], [H]]
+    >>> boxes = np.stack([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0], -1)
+    >>> target = {'labels': scene.labels, 'boxes': boxes}
+    >>> total, losses, dout = Criterion(model.config)(out, [target], cache=cache)
+    >>> model.backward(dout, cache)
+    >>> losses['loss_giou'] < 1, dout.boxes.shape == out.boxes.shape
+    (True, True)
     """
 
     def __init__(self, config, weights=WEIGHTS, alpha=0.25, gamma=2.0):

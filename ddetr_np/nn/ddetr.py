@@ -474,6 +474,15 @@ def build_model(variant, *, dtype='float32', seed=0, **fields):
     ------
     InputError
         Something is unknown or impossible, with the reason.
+
+    Examples
+    --------
+    >>> small = {'backbone': 'resnet18', 'width': 8, 'C': 32, 'M': 4, 'ffn': 64}
+    >>> model = build_model('refine', num_classes=5, Nq=20, **small)
+    >>> images = np.zeros((1, 96, 128, 3), 'float32')
+    >>> out, cache = model.forward(images, np.zeros((1, 96, 128), bool))
+    >>> out.logits.shape, out.boxes.shape
+    ((6, 1, 20, 5), (6, 1, 20, 4))
     """
     if np.dtype(dtype) not in (np.float32, np.float64):
         raise InputError(f"dtype is {dtype!r}; choose 'float32' or 'float64'")

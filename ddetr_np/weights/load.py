@@ -38,6 +38,12 @@ def load_model(path, dtype='float32', **overrides):
     InputError
         The file is absent, damaged, names code, holds NaNs or infinities, or its
         tensors do not fit the model (all of them are listed).
+
+    Examples
+    --------
+    >>> model = load_model('scenes')
+    >>> model.config.Nq, model.config.names[:2]
+    (60, ('disc', 'ring'))
     """
     if np.dtype(dtype) not in (np.float32, np.float64):
         raise InputError(f"dtype is {dtype!r}; choose 'float32' or 'float64'")

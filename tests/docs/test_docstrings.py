@@ -1,14 +1,18 @@
 """Docstrings of everything public, by numpydoc's checks."""
 
 import ast
+import doctest
 import importlib
 import inspect
 import pkgutil
 import textwrap
+from pathlib import Path
 
 import pytest
 
 import ddetr_np
+
+ROOT = Path(__file__).parents[2]
 
 OFF = {  # checks that this project's style does not ask for, and why
     'SA01': 'no See Also: the equation or section that is named is the pointer',
@@ -116,6 +120,20 @@ def test_errors_are_told(room):
         doc = inspect.getdoc(thing) or ''
         untold += [f'{name}: {error}' for error in raised(thing) if error not in doc]
     assert not untold, '\n'.join(untold)
+
+
+EXAMPLES = [
+    '.'.join(path.relative_to(ROOT).with_suffix('').parts)
+    for path in sorted((ROOT / 'ddetr_np').rglob('*.py'))
+    if '>>> ' in path.read_text(encoding='utf-8')
+]
+
+
+@pytest.mark.parametrize('name', EXAMPLES)
+def test_examples(name):
+    done = doctest.testmod(importlib.import_module(name))
+    assert done.attempted
+    assert not done.failed
 
 
 def test_off_are_checks_that_exist():
