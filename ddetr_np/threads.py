@@ -259,11 +259,33 @@ def scratch(name, shape, dtype):
     shape : tuple of int
     dtype : dtype
     """
-    dtype = np.dtype(dtype)
-    size = math.prod(shape) * dtype.itemsize
     buffers = vars(_scratch)
-    if name not in buffers or buffers[name].size < size:
-        whole = np.empty(size + LINE, np.uint8)
-        start = -whole.ctypes.data % LINE
-        buffers[name] = whole[start : start + max(size, 1)]
-    return buffers[name][:size].view(dtype).reshape(shape)
+    if name not in buffers:
+        buffers[name] = _Scratch()
+    return buffers[name].array(tuple(shape), dtype)
+
+
+class _Scratch:
+    """Memory for arrays of one name, and the arrays of it that were asked for."""
+
+    VIEWS = 64  # kept at most: pictures of many sizes ask for many shapes
+
+    def __init__(self):
+        self.memory = np.empty(0, np.uint8)
+        self.views = {}
+
+    def array(self, shape, dtype):
+        """Return an array in the memory; tiles ask for the same ones many times."""
+        found = self.views.get((shape, dtype))
+        if found is not None:
+            return found
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        if self.memory.size < size or len(self.views) == self.VIEWS:
+            self.views.clear()
+        if self.memory.size < size:
+            whole = np.empty(size + LINE, np.uint8)
+            start = -whole.ctypes.data % LINE
+            self.memory = whole[start : start + size]
+        made = self.memory[:size].view(dtype).reshape(shape)
+        self.views[shape, dtype] = made
+        return made

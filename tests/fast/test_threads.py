@@ -145,6 +145,13 @@ def test_scratch_is_a_threads_own_and_kept():
     address = threads.scratch('test', (10,), 'float32').ctypes.data
     assert threads.scratch('test', (5,), 'float32').ctypes.data == address
     assert threads.scratch('test', (0, 4), 'float32').shape == (0, 4)
+    large = threads.scratch('test', (20, 3), 'float64')
+    assert large.shape == (20, 3)
+    again = threads.scratch('test', (10,), 'float32')  # in the new memory, as all are
+    assert np.shares_memory(again, large)
+    address = again.ctypes.data
+    for n in range(1, 200):  # of many shapes only some are kept, all are right
+        assert threads.scratch('test', (n, 2), 'uint8').shape == (n, 2)
     there = []
     worker = threading.Thread(
         target=lambda: there.append(threads.scratch('test', (5,), 'float32'))
