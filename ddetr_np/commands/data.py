@@ -4,6 +4,7 @@ from pathlib import Path
 import click
 
 SAMPLES = 12
+MANY = 0.2  # of the boxes: more off their pictures are no slips of the hand
 
 
 @click.group()
@@ -134,6 +135,12 @@ def _summary(dataset, counts):
     click.echo(f'{sum(counts.values())} problems:')
     for kind, k in counts.most_common():
         click.echo(f'  {k} × {kind} (when read: {KINDS[kind]})')
+    off = counts['box reaches outside'] + counts['box outside']
+    if dataset is not None and off > MANY * sum(n):
+        click.echo(
+            f'{off} boxes are not inside their pictures. COCO has x, y, width and height '
+            'of a box, VOC has its corners, both in pixels: is this file as it should be?'
+        )
 
 
 @data.command()

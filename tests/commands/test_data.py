@@ -54,10 +54,22 @@ def test_check_lists_problems(run, scenes):
     assert '000001.png is not a picture' in result.stdout
     assert '1 × negative size' in result.stdout
     assert '2 problems' in result.stdout
+    assert 'COCO has' not in result.stdout
     assert result.stderr == ''
     fast = run('data', 'check', scenes, '--no-decode')
     assert 'not a picture' not in fast.stdout
     assert fast.exit_code == 2
+
+
+def test_check_wonders_about_corners(run, scenes):
+    path = scenes / 'annotations.json'
+    data = json.loads(path.read_text())
+    for a in data['annotations']:
+        x, y, w, h = a['bbox']
+        a['bbox'] = [x, y, x + w, y + h]
+    path.write_text(json.dumps(data))
+    said = run('data', 'check', scenes).stdout
+    assert 'COCO has x, y, width and height' in said
 
 
 def test_check_as_json(run, scenes, here):
