@@ -138,8 +138,9 @@ def _summary(dataset, counts):
     off = counts['box reaches outside'] + counts['box outside']
     if dataset is not None and off > MANY * sum(n):
         click.echo(
-            f'{off} boxes are not inside their pictures. COCO has x, y, width and height '
-            'of a box, VOC has its corners, both in pixels: is this file as it should be?'
+            f'{off} boxes are not inside their pictures. COCO has x, y, width and '
+            'height of a box, VOC has its corners, both in pixels: is this file as it '
+            'should be?'
         )
 
 
