@@ -38,6 +38,10 @@ if walkthroughs.is_dir():
         ignore=shutil.ignore_patterns('*.py', '.*', '__pycache__'),
     )
     exclude_patterns.append('walkthroughs/README.md')
+    # their links are the repository's
+    for page in (HERE / 'walkthroughs').glob('*.md'):
+        text = page.read_text(encoding='utf-8')
+        page.write_text(text.replace('](../docs/', '](../'), encoding='utf-8')
 nb_execution_mode = 'auto'  # runs those that come without outputs
 nb_execution_timeout = 120
 nb_execution_raise_on_error = True

@@ -118,7 +118,7 @@ def check(ctx, path, split, pictures, classes, decode, json_path):
 
 
 def _summary(dataset, counts):
-    from ..data.problems import KINDS
+    from ..data.problems import FATAL, KINDS, REFUSED
 
     if dataset is not None:
         n = [0] * len(dataset.names)
@@ -135,6 +135,11 @@ def _summary(dataset, counts):
     click.echo(f'{sum(counts.values())} problems:')
     for kind, k in counts.most_common():
         click.echo(f'  {k} × {kind} (when read: {KINDS[kind]})')
+    bad = sum(k for kind, k in counts.items() if KINDS[kind] in (FATAL, REFUSED))
+    click.echo(
+        f'{bad} of them have to be mended before training, or left out by --skip-bad'
+        if bad else 'training can start as it is'
+    )
     off = counts['box reaches outside'] + counts['box outside']
     if dataset is not None and off > MANY * sum(n):
         click.echo(

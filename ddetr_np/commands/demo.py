@@ -75,9 +75,12 @@ def demo(out, seed, device):
         f'{right} of {len(scene.labels)} figures found, {len(found) - right} '
         f'wrong boxes, {seconds:.2f} s'
     )
-    click.echo(f'drawn picture: {paths[0]}')
-    for path in paths[1:]:
-        click.echo(f'what the best of them looks at: {path}')
+    what = (
+        'drawn picture', "where the encoder's middle token reads",
+        'where the best detection reads', 'what the best detection depends on',
+    )
+    for name, path in zip(what, paths, strict=True):
+        click.echo(f'{name}: {path}')
 
 
 def count_found(scene, found):

@@ -199,7 +199,9 @@ class Show:
             + (f'judged on {len(val)}' if val is not None else 'judged on none (--val)')
         )
         goal = settings.epochs * steps
-        if state.step:
+        if state.step == goal:
+            self._say(f'all {goal} steps are done already')
+        elif state.step:
             self._say(f'going on after step {state.step} of {goal}')
         console = Console(stderr=True)
         self.bar = Progress(

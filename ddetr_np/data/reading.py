@@ -137,8 +137,8 @@ def _scan(path, findings, split, pictures, labels, names, need_split):
             )
         if split is None and splits and need_split:
             raise InputError(
-                f'{path} has the splits {", ".join(splits)}; name one, or give its '
-                f'list: {path}/ImageSets/Main/{splits[0]}.txt'
+                f'{path} has the splits {", ".join(splits)}; give the list of one '
+                f'instead of the folder: {path}/ImageSets/Main/{splits[-1]}.txt'
             )
         return scan_voc(path, findings, split, names)
     return _scan_folder(path, findings)

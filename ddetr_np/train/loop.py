@@ -107,6 +107,11 @@ def train_model(settings, out, *, resume=False, tell=None, stop=None):
             f'× {settings.accumulate} of one step; use a smaller --batch or '
             '--accumulate'
         )
+    if saved is None and 3 * settings.warmup > settings.epochs * steps:
+        tell('warning', text=(
+            f'the learning rate rises for {settings.warmup} of the '
+            f'{settings.epochs * steps} steps: lower warmup, or train longer'
+        ))
     state = State(settings, model, steps)
     if saved is not None:
         state.restore(*saved[2:])

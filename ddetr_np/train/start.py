@@ -148,7 +148,26 @@ def _build_from(settings, given, tell):
         report.unexpected,
     )
     tell('weights', path=settings.weights, kept=kept)
+    _warn_of_loss(settings, old.config, kept, tell)
     return model
+
+
+def _warn_of_loss(settings, learnt, kept, tell):
+    """Tell where the settings give away what the weights are worth."""
+    random = [n for n in kept.renewed if 'class_embed' not in n]
+    if random and settings.model:
+        tell('warning', text=(
+            f'{len(random)} tensors besides the class heads do not fit this model and '
+            f'start at random, as {random[0]}: the settings of [model] differ from '
+            f'those of {settings.weights}; leave them out to keep all'
+        ))
+    if (settings.short, settings.long) != (learnt.short, learnt.long):
+        tell('warning', text=(
+            f'{settings.weights} finds best in pictures of {learnt.short} to '
+            f'{learnt.long} pixels, this run is judged at {settings.short} to '
+            f'{settings.long}; for that size: --set short={learnt.short} --set '
+            f'long={learnt.long}, and augment.scales about it (docs/training.md)'
+        ))
 
 
 def lr_advice(lr, pictures):

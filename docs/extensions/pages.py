@@ -14,7 +14,8 @@ from ddetr_np.cli import cli
 
 DOCS = Path(equation_map.__file__).parent
 PACKAGE = Path(ddetr_np.__file__).parent
-WHERE = re.compile(r'<!-- generated: (.*?) -->')
+# with what stands for it where the source is read
+WHERE = re.compile(r'<!-- generated: (.*?) -->(?: \(.*?\)\.\)|$)?', re.M)
 COLUMNS = 84
 
 

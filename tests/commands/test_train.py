@@ -70,7 +70,7 @@ def test_train(train, run, here):
     # go on where nothing is left to do, and a little longer
     result = run('train', '--out', 'run', '--resume')
     assert result.exit_code == 0, result.output
-    assert 'going on after step 2 of 2' in result.stderr
+    assert 'all 2 steps are done already' in result.stderr
     result = run('train', '--out', 'run', '--resume', '--epochs', 2)
     assert 'epoch 2/2: AP' in result.stderr
     detected = run(

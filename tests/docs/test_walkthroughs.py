@@ -44,7 +44,7 @@ def test_form(path):
         assert title in titles, title
     assert f'# {int(path.name[:2])}. ' in text
     assert f'{{nb-download}}`{path.stem}.ipynb`' in text
-    assert '../equation-map.md' in text
+    assert '](../docs/equation-map.md' in text
     assert 3 <= len(names(path)) <= 5
     kinds = [t & {'exercise', 'check', 'solution'} for t, _ in cells(path)]
     kinds = [kind for kind in kinds if kind]
@@ -92,3 +92,12 @@ def test_checks_fail_on_the_blank_and_pass_on_the_solution(site, path):
         assert f'{RIGHT} ({name}).' in after.splitlines(), after
         assert NOT_YET not in after
     assert sum(images for *_, images in ran) >= 1
+
+
+LINK = re.compile(r'\]\((?!https?:)([^)#]+)')
+
+
+@pytest.mark.parametrize('path', FILES, ids=lambda p: p.stem)
+def test_links_hold_in_the_repository_too(path):
+    for link in LINK.findall(path.read_text(encoding='utf-8')):
+        assert (path.parent / link).is_file(), link

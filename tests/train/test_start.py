@@ -220,6 +220,33 @@ def test_frozen_random_weights_are_warned_of(cells, tmp_path):
     assert 'model.freeze_at=0' in warnings[0]
 
 
+def test_warnings_of_what_is_given_away(cells, tmp_path):
+    old = ddetr_np.build_model('multi_scale', short=48, long=64, **SIZES)
+    ddetr_np.save_model(old, tmp_path / 'old.safetensors')
+    same = few_steps(cells, weights=str(tmp_path / 'old.safetensors'), lr=1e-5)
+    said = []
+
+    def warnings(**changes):
+        said.clear()
+        run = tmp_path / f'run{changes}'
+        ddetr_np.train_model(same.replace(**changes), run, tell=tell)
+        return list(said)
+
+    def tell(kind, **facts):
+        if kind == 'warning':
+            said.append(facts['text'])
+
+    assert warnings() == []
+    (size,) = warnings(short=56)
+    assert 'in pictures of 48 to 64 pixels' in size
+    assert '--set short=48 --set long=64' in size
+    (random,) = warnings(**{'model.ffn': 12})
+    assert 'do not fit this model' in random
+    assert 'linear1' in random
+    (rise,) = warnings(warmup=1)
+    assert 'rises for 1 of the 2 steps' in rise
+
+
 def test_data_that_changed(cells, tmp_path):
     settings = few_steps(cells, model=SIZES, val='')
     ddetr_np.train_model(settings, tmp_path / 'run')
