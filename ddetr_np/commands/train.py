@@ -1,8 +1,12 @@
 import signal
 import threading
+import time
 from pathlib import Path
 
 import click
+
+WIDE = 110  # columns for each loss beside the bar
+EVERY = 60  # seconds between lines where nobody sees the bar
 
 
 def _parse(ctx, option, texts):
@@ -145,6 +149,7 @@ class Show:
         self.best = -1.0
         self.bar = self.task = None
         self.last = ''
+        self.said = time.monotonic()
 
     def __enter__(self):
         return self
@@ -224,14 +229,18 @@ class Show:
         loss, *parts = (
             record[name] for name in ('loss', 'loss_ce', 'loss_bbox', 'loss_giou')
         )
-        text = 'loss {:.3f} · class {:.3f}, L1 {:.3f}, GIoU {:.3f}'.format(loss, *parts)
+        text = f'loss {loss:.3f}'
+        if self.bar.console.width >= WIDE:
+            text += ' · class {:.3f}, L1 {:.3f}, GIoU {:.3f}'.format(*parts)
         if self.best >= 0:
             text += f' · best AP {self.best:.3f}'
         self.bar.update(
             self.task, completed=step, figures=text, epoch=self._epoch(epoch)
         )
         self.last = f'loss {loss:.4f}'
-        if step % self.steps == 0 and self.bar.disable:
+        now = time.monotonic()
+        if self.bar.disable and (step % self.steps == 0 or now - self.said > EVERY):
+            self.said = now
             self._say(f'epoch {self._epoch(epoch)}: step {step}, {self.last}')
 
     def _on_evaluating(self, pictures):

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from ddetr_np import load_model
+from ddetr_np.commands import train as command
 
 SMALL = """
 data = 'scenes'
@@ -49,6 +50,15 @@ def train(run, here):
         return run('train', '--config', 'small.toml', '--out', 'run', *arguments)
 
     return train
+
+
+def test_long_epochs_are_not_silent(train, monkeypatch):
+    """Where nobody sees the bar, a line comes when the last is old."""
+    assert 'step 1,' not in train().stderr
+    monkeypatch.setattr(command, 'EVERY', -1)
+    said = train('--seed', 1, '--out', 'other').stderr
+    assert 'epoch 1/1: step 1, loss' in said
+    assert 'epoch 1/1: step 2, loss' in said
 
 
 def test_train(train, run, here):
