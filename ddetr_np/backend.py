@@ -28,7 +28,18 @@ def _cupy():
 
 
 def get_xp(*arrays):
-    """Return the library of the arrays: `numpy`, or `cupy` if any of them is CuPy's."""
+    """Return the library of the arrays: `numpy`, or `cupy` if any of them is CuPy's.
+
+    Parameters
+    ----------
+    *arrays
+        Arrays, or anything else, which counts for nothing.
+
+    Returns
+    -------
+    module
+        `numpy` or `cupy`.
+    """
     cupy = _cupy()
     if cupy is not None and any(isinstance(a, cupy.ndarray) for a in arrays):
         return cupy
@@ -36,7 +47,18 @@ def get_xp(*arrays):
 
 
 def to_host(a):
-    """Return `a` as a NumPy array; no copy if it is one."""
+    """Return `a` as a NumPy array; no copy if it is one.
+
+    Parameters
+    ----------
+    a : array
+        On any device; or what `numpy.asarray` takes.
+
+    Returns
+    -------
+    numpy.ndarray
+        Like `a`.
+    """
     return a.get() if get_xp(a) is not np else np.asarray(a)
 
 
@@ -48,8 +70,14 @@ def to_device(a, device='cpu'):
     Parameters
     ----------
     a : array
+        On any device; a list or number will do.
     device : str
         'cpu', or 'cuda:0', 'cuda:1', …
+
+    Returns
+    -------
+    array
+        Like `a`, which itself is returned if it is there already.
 
     Raises
     ------
@@ -66,18 +94,46 @@ def to_device(a, device='cpu'):
 
 
 def need_device(device):
-    """Raise the InputError of `to_device`, if there is one, before any work begins."""
+    """Raise the InputError of `to_device`, if there is one, before any work begins.
+
+    Parameters
+    ----------
+    device : str
+        As `to_device` takes it.
+
+    Raises
+    ------
+    InputError
+        As for `to_device`.
+    """
     if device != 'cpu':
         _cuda(device)
 
 
 def device_of(a):
-    """Return the name of the device an array is on, as `to_device` takes it."""
+    """Return the name of the device an array is on, as `to_device` takes it.
+
+    Parameters
+    ----------
+    a : array
+        NumPy's or CuPy's.
+
+    Returns
+    -------
+    str
+        'cpu', or 'cuda:0', 'cuda:1' and so on.
+    """
     return 'cpu' if get_xp(a) is np else f'cuda:{a.device.id}'
 
 
 def wait(device):
-    """Wait until a device has done all that it was asked to."""
+    """Wait until a device has done all that it was asked to.
+
+    Parameters
+    ----------
+    device : str
+        'cpu', where there is nothing to wait for, or 'cuda:0', 'cuda:1', …
+    """
     if device != 'cpu':
         cupy, index = _cuda(device)
         cupy.cuda.Device(index).synchronize()
@@ -92,6 +148,11 @@ def held_memory(device, free=False):
         'cuda:0', 'cuda:1', …
     free : bool
         Give back what is not in use first: what is held later was needed since.
+
+    Returns
+    -------
+    int
+        Bytes of CuPy's default pool on that GPU.
     """
     cupy, index = _cuda(device)
     with cupy.cuda.Device(index):
@@ -150,6 +211,11 @@ def _dotted(capability):
 def gpus():
     """Return [(name, bytes of memory, what is wrong or '')] of the GPUs CuPy sees.
 
+    Returns
+    -------
+    list of (str, int, str)
+        In CUDA's order; the third is '' where nothing is wrong.
+
     Raises
     ------
     Exception
@@ -174,8 +240,11 @@ def scatter_add(target, rows, values):
     Parameters
     ----------
     target : (R, ...) array
+        Added to in place.
     rows : (n,) int array
+        Indices along the first axis, each below R.
     values : (n, ...) array
+        A row for each index.
     """
     # rows repeat: target[rows] += values would lose all but one of each
     get_xp(target).add.at(target, rows, values)
@@ -186,6 +255,18 @@ def replaceable(operation):
 
     The twin has the same arguments and makes the same cache; the undecorated operation
     stays at hand as `operation.plain`.
+
+    Parameters
+    ----------
+    operation : callable
+        A function, or a method of a module in `nn`. Its arguments, and what stands in
+        tuples among them, say in which library it runs.
+
+    Returns
+    -------
+    callable
+        Takes the same arguments; its attributes are `plain` and `key`, the operation's
+        name in the table of twins: 'module.function'.
     """
     # the module's last name is part of the key: two rooms may use one word
     key = f'{operation.__module__.rpartition(".")[2]}.{operation.__name__}'
@@ -224,6 +305,12 @@ def twin(operation, library='numpy'):
         The operation, or its key 'module.function' where it cannot be imported: a
         module's method in `nn`, which stands above `fast`.
     library : {'numpy', 'cupy'}
+        Whose arrays the twin takes.
+
+    Returns
+    -------
+    callable
+        A decorator that returns the function as it is.
     """
 
     def register(function):
@@ -237,6 +324,11 @@ def twins():
     """Return the registered twins: {(operation, library): function}.
 
     The first call imports them, so that importing the package stays quick.
+
+    Returns
+    -------
+    dict
+        (operation's key, library's name) → function: the table itself, no copy.
     """
     if not _loaded:
         importlib.import_module('.fast', __package__)
@@ -250,6 +342,12 @@ def pooled():
 
     The BLAS's own threads wait for their next product by spinning. One product between
     two operations would wake them, and they would hold a core that tiles could use.
+
+    Yields
+    ------
+    None
+        The BLAS has one thread until the block ends; inside a `plain` block nothing
+        changes.
     """
     with contextlib.nullcontext() if _plain.get() else threads.quiet_blas():
         yield
@@ -257,7 +355,13 @@ def pooled():
 
 @contextlib.contextmanager
 def plain():
-    """Run the plain, readable operations within the block."""
+    """Run the plain, readable operations within the block.
+
+    Yields
+    ------
+    None
+        No twin and no substitute is called until the block ends.
+    """
     token = _plain.set(True)
     try:
         yield
@@ -275,6 +379,11 @@ def substitute(others):
     ----------
     others : dict
         {(operation, library): function}, as `twins` returns them.
+
+    Yields
+    ------
+    None
+        What `others` lacks runs as the plain operation until the block ends.
     """
     token, plain_token = _others.set(others), _plain.set(False)
     try:

@@ -34,6 +34,7 @@ class Config:
         (Table 4). L levels are the last min(L, 3) of C3–C5, then stride-2 convolutions
         on from C5.
     encoder_layers, decoder_layers : int
+        At least 0 and at least 1.
     ffn : int
         Hidden channels of the feed-forward networks.
     dropout : float
@@ -170,6 +171,16 @@ class Config:
     def replace(self, **fields):
         """Return a copy with some fields changed.
 
+        Parameters
+        ----------
+        **fields
+            Any field of `Config`.
+
+        Returns
+        -------
+        Config
+            Checked like any other.
+
         Raises
         ------
         InputError
@@ -187,12 +198,29 @@ class Config:
         return dataclasses.replace(self, **fields)
 
     def to_dict(self):
-        """Return the fields as a dict that JSON and TOML can hold."""
+        """Return the fields as a dict that JSON and TOML can hold.
+
+        Returns
+        -------
+        dict
+            Field → value; fields that are None are left out.
+        """
         return {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
 
     @classmethod
     def from_dict(cls, fields):
-        """Return the Config of `to_dict`; missing fields have their defaults."""
+        """Return the Config of `to_dict`; missing fields have their defaults.
+
+        Parameters
+        ----------
+        fields : dict
+            Field → value.
+
+        Returns
+        -------
+        Config
+            Checked as in `replace`.
+        """
         return cls().replace(**fields)
 
 
@@ -211,8 +239,14 @@ def make_config(variant, **fields):
     Parameters
     ----------
     variant : {'single_scale', 'single_scale_dc5', 'multi_scale', 'refine', 'two_stage'}
+        A key of `VARIANTS`.
     **fields
         Any field of `Config`.
+
+    Returns
+    -------
+    Config
+        Checked like any other.
 
     Raises
     ------

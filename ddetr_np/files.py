@@ -13,6 +13,11 @@ def replacing(path):
     ----------
     path : path
         Its folder must exist. What stood there before stays if the block raises.
+
+    Yields
+    ------
+    Path
+        In the same folder, with the same ending; deleted if the block raises.
     """
     path = Path(path)
     # beside the target, as a rename does not cross disks; the ending names the format

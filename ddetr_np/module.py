@@ -41,6 +41,7 @@ class Param:
     Parameters
     ----------
     data : array
+        The weights, on any device; kept, not copied.
     learns : bool
         False for what is frozen: its gradient is not computed.
     buffer : bool
@@ -81,14 +82,31 @@ class Param:
         return (s[3], s[2], s[0], s[1]) if self.conv else s
 
     def publish(self, array):
-        """Return an array shaped like `data`, on the host, in checkpoint layout."""
+        """Return an array shaped like `data`, on the host, in checkpoint layout.
+
+        Parameters
+        ----------
+        array : array
+            Like `data`: the weights or a gradient, on any device.
+
+        Returns
+        -------
+        numpy.ndarray
+            A contiguous copy; its shape is `shape`.
+        """
         array = to_host(array)
         if self.conv:
             array = array.transpose(3, 2, 0, 1)
         return np.array(array, order='C')
 
     def load(self, array):
-        """Overwrite `data` by an array in the checkpoint's layout."""
+        """Overwrite `data` by an array in the checkpoint's layout.
+
+        Parameters
+        ----------
+        array : array
+            On the host; its shape is `shape`, its dtype any.
+        """
         array = np.asarray(array)
         if self.conv:
             array = array.transpose(2, 3, 1, 0)
@@ -104,7 +122,19 @@ def _named(name, value):
 
 
 class LoadReport(NamedTuple):
-    """What `load_state_dict` did: lists of names, and of (name, expected, came)."""
+    """What `load_state_dict` did: lists of names, and of (name, expected, came).
+
+    Parameters
+    ----------
+    loaded : list of str
+        Names whose arrays were taken over.
+    missing : list of str
+        Params that nothing was given for.
+    unexpected : list of str
+        Names given that the model lacks.
+    wrong_shape : list of (str, tuple, tuple)
+        Name, the model's shape and the one that came.
+    """
 
     loaded: list
     missing: list
@@ -120,13 +150,32 @@ class Module:
     """
 
     def children(self):
-        """Yield (name, Param or Module) of everything directly inside, in order."""
+        """Yield (name, Param or Module) of everything directly inside, in order.
+
+        Yields
+        ------
+        name : str
+            The attribute's; with '.0', '.1', … for the items of a list or tuple.
+        child : Param or Module
+            Other attributes are passed over.
+        """
         for name, value in vars(self).items():
             if not name.startswith('_'):
                 yield from _named(name, value)
 
     def modules(self, kind=None):
-        """Yield every module inside, itself first, each once; of one class if given."""
+        """Yield every module inside, itself first, each once; of one class if given.
+
+        Parameters
+        ----------
+        kind : type, optional
+            Only instances of this class; all modules if not given.
+
+        Yields
+        ------
+        Module
+            A module before those inside it.
+        """
         seen = set()
         todo = [self]
         while todo:
@@ -145,6 +194,13 @@ class Module:
         ----------
         aliases : bool
             Yield a shared Param under each of its names.
+
+        Yields
+        ------
+        name : str
+            As in checkpoints.
+        param : Param
+            Frozen ones and buffers too.
         """
         seen = set()
         for name, param in self._walk(''):
@@ -160,11 +216,30 @@ class Module:
                 yield from child._walk(f'{prefix}{name}.')
 
     def infer(self, *inputs, run=EVAL):
-        """Return what `forward` does, without a cache: nothing will go back."""
+        """Return what `forward` does, without a cache: nothing will go back.
+
+        Parameters
+        ----------
+        *inputs
+            What `forward` takes.
+        run : Run
+            What the pass is for.
+
+        Returns
+        -------
+        y
+            The first of what `forward` returns.
+        """
         return self.forward(*inputs, run=run)[0]
 
     def params(self):
-        """Return the Params that learn, each once."""
+        """Return the Params that learn, each once.
+
+        Returns
+        -------
+        list of Param
+            In the order of `named_params`.
+        """
         return [p for _, p in self.named_params() if p.learns]
 
     def zero_grad(self):
@@ -173,11 +248,23 @@ class Module:
             param.zero_grad()
 
     def state_dict(self):
-        """Return {published name: array in the published layout}, aliases included."""
+        """Return {published name: array in the published layout}, aliases included.
+
+        Returns
+        -------
+        dict
+            Contiguous copies on the host; aliases share one.
+        """
         return self._published(lambda p: p.data)
 
     def grad_dict(self):
-        """Return {published name: gradient in the published layout} of what learns."""
+        """Return {published name: gradient in the published layout} of what learns.
+
+        Returns
+        -------
+        dict
+            Contiguous copies on the host; aliases share one.
+        """
         return self._published(lambda p: p.grad, learns=True)
 
     def _published(self, array_of, learns=False):
@@ -196,7 +283,18 @@ class Module:
         return 'cpu' if p is None else device_of(p.data)
 
     def to(self, device):
-        """Move every Param to a device ('cpu', 'cuda:0', …); return self."""
+        """Move every Param to a device ('cpu', 'cuda:0', …); return self.
+
+        Parameters
+        ----------
+        device : str
+            As `to_device` takes it.
+
+        Returns
+        -------
+        Module
+            The same; gradients have moved too.
+        """
         for _, p in self.named_params():
             p.data = to_device(p.data, device)
             p._grad = None if p._grad is None else to_device(p._grad, device)
@@ -281,7 +379,15 @@ def _mismatch(missing, unexpected, wrong):
 
 
 class Inputs(NamedTuple):
-    """In place of a module's cache: what recomputing it takes."""
+    """In place of a module's cache: what recomputing it takes.
+
+    Parameters
+    ----------
+    inputs : tuple
+        What `forward` was called with.
+    run : Run
+        What that pass was for.
+    """
 
     inputs: tuple
     run: Run
@@ -300,11 +406,13 @@ def forward_keeping(module, keep, *inputs, run=EVAL):
     Parameters
     ----------
     module : Module
+        One whose `forward` takes `run`.
     keep : {'all', 'inputs', 'none'}
         The whole cache; the inputs, to recompute it; or nothing, for inference.
     *inputs
         What the module's `forward` takes.
     run : Run
+        What the pass is for.
 
     Returns
     -------
@@ -321,6 +429,18 @@ def forward_keeping(module, keep, *inputs, run=EVAL):
 
 def recall(module, cache):
     """Return the module's cache, recomputed bit for bit if only its inputs were kept.
+
+    Parameters
+    ----------
+    module : Module
+        The one that was called.
+    cache
+        What `forward_keeping` returned as cache.
+
+    Returns
+    -------
+    cache
+        As the module's `forward` makes it.
 
     Raises
     ------

@@ -29,12 +29,14 @@ def randomise(model, seed=0):
     Parameters
     ----------
     model : Module
+        Overwritten in place.
     seed : int
+        Of the values.
 
     Returns
     -------
     model
-        The same, overwritten.
+        The same.
     """
     rng = np.random.default_rng(seed)
     for name, p in model.named_params():
@@ -57,16 +59,23 @@ def random_batch(num_classes, sizes=((52, 68), (44, 60)), boxes=(3, 2), seed=0):
     Parameters
     ----------
     num_classes : int
+        Labels are below it.
     sizes : sequence of (H, W)
+        The pictures' pixels; the batch has the largest of each.
     boxes : sequence of int
         How many targets each picture has.
     seed : int
+        Of pictures and targets.
 
     Returns
     -------
     images : (N, H, W, 3) float64 array
+        Normal numbers; 0 in the padding.
     mask : (N, H, W) bool array
+        True in the padding.
     targets : list of dict
+        'labels' (n,) int and 'boxes' (n, 4): cx, cy, w, h in [0, 1], fractions of the
+        picture without its padding.
     """
     rng = np.random.default_rng(seed)
     H, W = np.max(sizes, axis=0)
@@ -113,6 +122,7 @@ def check_model(
     seed : int
         Of the directions.
     tol : float
+        As for `check_direction`.
     step : float
         The largest one tried, as for `check_direction`.
 
@@ -177,7 +187,19 @@ def _spread(array):
 
 
 def parts(model):
-    """Return {part of the model: its learning Params}, in the order of the names."""
+    """Return {part of the model: its learning Params}, in the order of the names.
+
+    Parameters
+    ----------
+    model : Module
+        Attributes named as in the published checkpoints.
+
+    Returns
+    -------
+    dict
+        Beginning of the names, less 'transformer' and 'layers' → list of Param. A layer
+        of the encoder or decoder is a part, each attention in it another.
+    """
     found = {}
     for name, p in model.named_params():
         if p.learns:

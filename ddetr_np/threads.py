@@ -88,6 +88,11 @@ def get_threads():
     That is what `set_threads` was told, else `DDETR_NP_THREADS`, else the number of
     cores this process may use; 1 in a browser, where no thread can start.
 
+    Returns
+    -------
+    int
+        1 or more.
+
     Raises
     ------
     InputError
@@ -136,7 +141,18 @@ def set_threads(n=None):
 
 @contextlib.contextmanager
 def limit(n):
-    """Use `n` threads within the block."""
+    """Use `n` threads within the block.
+
+    Parameters
+    ----------
+    n : int or None
+        As for `set_threads`.
+
+    Yields
+    ------
+    None
+        The setting from before is back when the block ends.
+    """
     before = _pool.size
     set_threads(n)
     try:
@@ -154,7 +170,9 @@ def run(function, tasks):
     Parameters
     ----------
     function : callable
+        Takes a task; what it returns is dropped.
     tasks : sequence
+        Of anything, such as slices from `tiles`.
 
     Raises
     ------
@@ -211,7 +229,14 @@ def _submit(work):
 
 
 def quiet_blas():
-    """Return a context that holds the BLAS's own threads at one, as while tiles run."""
+    """Return a context that holds the BLAS's own threads at one, as while tiles run.
+
+    Returns
+    -------
+    context manager
+        May be entered by several threads; the last to leave gives the BLAS's own
+        threads back.
+    """
     return _blas
 
 
@@ -241,7 +266,20 @@ def keep_freed_memory():
 
 
 def tiles(n, size):
-    """Return slices of at most `size` that cover range(n)."""
+    """Return slices of at most `size` that cover range(n).
+
+    Parameters
+    ----------
+    n : int
+        Length of what is cut.
+    size : number
+        Rounded down, and at least 1.
+
+    Returns
+    -------
+    list of slice
+        In order; all but the last of the full size. Empty if `n` is 0.
+    """
     size = max(1, int(size))
     return [slice(i, min(i + size, n)) for i in range(0, n, size)]
 
@@ -257,7 +295,15 @@ def scratch(name, shape, dtype):
     name : str
         Two arrays in use at once need two names.
     shape : tuple of int
+        Of the array; another one for the same name takes the same memory.
     dtype : dtype
+        What `numpy.dtype` takes.
+
+    Returns
+    -------
+    numpy.ndarray
+        Contiguous, from the start of a cache line. Good until the next call with the
+        name.
     """
     buffers = vars(_scratch)
     if name not in buffers:

@@ -51,6 +51,7 @@ class Row(NamedTuple):
     Parameters
     ----------
     name : str
+        'core, forward', 'encoder', 'whole inference', …
     seconds : list of float
         Of each run.
     macs : int
@@ -73,7 +74,20 @@ class Row(NamedTuple):
         return statistics.median(self.seconds)
 
     def floor(self, product_rate, copy_rate):
-        """Return the least seconds at these rates (operations, bytes a second)."""
+        """Return the least seconds at these rates.
+
+        Parameters
+        ----------
+        product_rate : float
+            Floating-point operations a second, two for each multiply-accumulate.
+        copy_rate : float
+            Bytes a second, read and written.
+
+        Returns
+        -------
+        float
+            Seconds.
+        """
         return 2 * self.macs / product_rate + self.bytes / copy_rate
 
 
@@ -85,8 +99,11 @@ def product_rates(shapes, dtype, runs=5, device='cpu'):
     shapes : dict
         {(m, k, n): times}, as `Count.shapes`.
     dtype : dtype
+        Of the matrices.
     runs : int
+        Of each product, of which the quickest counts.
     device : str
+        'cpu', or 'cuda:0', 'cuda:1', …
 
     Yields
     ------
@@ -101,7 +118,18 @@ def product_rates(shapes, dtype, runs=5, device='cpu'):
 
 
 def mean_rate(rates):
-    """Return the rate of all these products together: their work over their time."""
+    """Return the rate of all these products together: their work over their time.
+
+    Parameters
+    ----------
+    rates : list of Rate
+        At least one.
+
+    Returns
+    -------
+    float
+        Floating-point operations a second.
+    """
     return sum(r.share for r in rates) / sum(r.share / r.flops for r in rates)
 
 
@@ -121,7 +149,9 @@ class Bench:
     N : int
         Pictures in the batch.
     runs : int
+        Of each part that are timed, after one that is not.
     seed : int
+        Of the weights, pictures and targets.
     """
 
     def __init__(self, model, H, W, N=1, runs=5, seed=0):
@@ -153,7 +183,13 @@ class Bench:
         self.model.backward(dout, cache)
 
     def count(self):
-        """Return the Count of a training pass."""
+        """Return the Count of a training pass.
+
+        Returns
+        -------
+        Count
+            Of forward and backward; the gradients are dropped.
+        """
         with counting(self.model) as count:
             self.training_pass()
         for p in self.model.params():  # inference is to be measured without gradients
@@ -166,10 +202,12 @@ class Bench:
         Parameters
         ----------
         count : Count
+            Of a training pass: what `Bench.count` returns.
 
         Yields
         ------
         Row
+            The sampling core, the parts that have layers, whole passes, AdamW's step.
         """
         parts = {
             'backbone': 'backbone.0.body',
@@ -197,6 +235,11 @@ class Bench:
         """Return what `timing` finds: {'whole inference': …, 'whole training pass': …}.
 
         Of the second call of each: the first pays for the first use of memory.
+
+        Returns
+        -------
+        dict of str → dict
+            Of each pass, (module's name, 'forward' or 'backward') → Spent.
         """
         spent = {}
         for name, function in (

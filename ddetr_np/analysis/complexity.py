@@ -22,6 +22,7 @@ class Product(NamedTuple):
     Parameters
     ----------
     m, k, n : int
+        Rows, summed axis and columns.
     times : int
         How many of them.
     """
@@ -54,7 +55,19 @@ class Count:
         self.samples = Counter()
 
     def add(self, path, kind, products, samples):
-        """Add an operation's Products and sampled multiply-accumulates."""
+        """Add an operation's Products and sampled multiply-accumulates.
+
+        Parameters
+        ----------
+        path : tuple of str
+            Names of the modules at work, each called by the one before it.
+        kind : {'forward', 'backward'}
+            The pass it belongs to.
+        products : list of Product
+            Its matrix products; empty if it has none.
+        samples : int
+            Multiply-accumulates of sampling values at corners.
+        """
         shapes = self.products.setdefault((path, kind), Counter())
         for p in products:
             shapes[p.m, p.k, p.n] += p.times
@@ -69,6 +82,11 @@ class Count:
             The module's; '' is the whole model.
         kind : {'forward', 'backward'} or None
             None counts both.
+
+        Returns
+        -------
+        Counter
+            Of all such modules and passes together.
         """
         total = Counter()
         for where, shapes in self.products.items():
@@ -77,12 +95,38 @@ class Count:
         return total
 
     def macs(self, name='', kind=None):
-        """Return the multiply-accumulates of these products (see `shapes`)."""
+        """Return the multiply-accumulates of these products (see `shapes`).
+
+        Parameters
+        ----------
+        name : str
+            The module's; '' is the whole model.
+        kind : {'forward', 'backward'} or None
+            None counts both.
+
+        Returns
+        -------
+        int
+            Σ m k n · times.
+        """
         shapes = self.shapes(name, kind)
         return sum(math.prod(shape) * times for shape, times in shapes.items())
 
     def sampled(self, name='', kind=None):
-        """Return the multiply-accumulates of sampling (see `shapes`)."""
+        """Return the multiply-accumulates of sampling (see `shapes`).
+
+        Parameters
+        ----------
+        name : str
+            The module's; '' is the whole model.
+        kind : {'forward', 'backward'} or None
+            None counts both.
+
+        Returns
+        -------
+        int
+            Four for a sample and channel of its head forward, eight backward.
+        """
         return sum(n for w, n in self.samples.items() if _is_of(w, name, kind))
 
 
@@ -101,10 +145,12 @@ def counting(model):
     Parameters
     ----------
     model : Module
+        Whose modules are watched; others' products are not counted.
 
     Yields
     ------
     Count
+        It fills as passes are made.
     """
     count = Count()
     path, kinds = [], []

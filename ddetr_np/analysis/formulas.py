@@ -16,22 +16,70 @@ from ..ops.conv import conv_size
 
 
 def offsets_and_weights(Nq, C, M, K, L=1):
-    """3 N_q C M L K: the linear map of z to 2MLK offsets and MLK weights."""
+    """3 N_q C M L K: the linear map of z to 2MLK offsets and MLK weights.
+
+    Parameters
+    ----------
+    Nq : int
+        Queries.
+    C, M, K, L : int
+        Channels, heads, keys of a level and head, levels.
+
+    Returns
+    -------
+    int
+        Multiply-accumulates.
+    """
     return 3 * Nq * C * M * L * K
 
 
 def output_product(Nq, C):
-    """N_q C²: the W_m, once for each query."""
+    """N_q C²: the W_m, once for each query.
+
+    Parameters
+    ----------
+    Nq, C : int
+        Queries, channels.
+
+    Returns
+    -------
+    int
+        Multiply-accumulates.
+    """
     return Nq * C**2
 
 
 def value_before(S, C):
-    """HW C²: the W'_m on every token, before anything is sampled."""
+    """HW C²: the W'_m on every token, before anything is sampled.
+
+    Parameters
+    ----------
+    S, C : int
+        Tokens of all levels, channels.
+
+    Returns
+    -------
+    int
+        Multiply-accumulates.
+    """
     return S * C**2
 
 
 def value_after(Nq, C, K, L=1):
-    """N_q L K C²: the W'_m on every sampled key instead."""
+    """N_q L K C²: the W'_m on every sampled key instead.
+
+    Parameters
+    ----------
+    Nq : int
+        Queries.
+    C, K, L : int
+        Channels, keys of a level and head, levels.
+
+    Returns
+    -------
+    int
+        Multiply-accumulates.
+    """
     return Nq * L * K * C**2
 
 
@@ -40,17 +88,55 @@ def interpolation(Nq, C, K, L=1):
 
     It is all the sampling that this package does: A_mlqk is multiplied into the corner
     weights, which all C_v channels share.
+
+    Parameters
+    ----------
+    Nq : int
+        Queries.
+    C, K, L : int
+        Channels, keys of a level and head, levels.
+
+    Returns
+    -------
+    int
+        Multiply-accumulates.
     """
     return 4 * Nq * L * K * C
 
 
 def weighted_sum(Nq, C, K, L=1):
-    """N_q L K C: what makes the four corners A.1's five, Σ_k A_mlqk by itself."""
+    """N_q L K C: what makes the four corners A.1's five, Σ_k A_mlqk by itself.
+
+    Parameters
+    ----------
+    Nq : int
+        Queries.
+    C, K, L : int
+        Channels, keys of a level and head, levels.
+
+    Returns
+    -------
+    int
+        Multiply-accumulates.
+    """
     return Nq * L * K * C
 
 
 def sampling(Nq, C, K, L=1):
-    """5 N_q L K C of A.1: bilinear interpolation and the weighted sum."""
+    """5 N_q L K C of A.1: bilinear interpolation and the weighted sum.
+
+    Parameters
+    ----------
+    Nq : int
+        Queries.
+    C, K, L : int
+        Channels, keys of a level and head, levels.
+
+    Returns
+    -------
+    int
+        Multiply-accumulates.
+    """
     return interpolation(Nq, C, K, L) + weighted_sum(Nq, C, K, L)
 
 
@@ -65,6 +151,11 @@ def deform_attn(Nq, S, C, M, K, L=1):
         Tokens to sample from, Σ HW.
     C, M, K, L : int
         Channels, heads, keys of a level and head, levels.
+
+    Returns
+    -------
+    int
+        Multiply-accumulates.
     """
     return (
         output_product(Nq, C)
@@ -75,7 +166,22 @@ def deform_attn(Nq, S, C, M, K, L=1):
 
 
 def deform_attn_as_run(Nq, S, C, M, K, L=1):
-    """A.1 as the released code and this package compute it: W'_m always goes first."""
+    """A.1 as the released code and this package compute it: W'_m always goes first.
+
+    Parameters
+    ----------
+    Nq : int
+        Queries: all S tokens in the encoder.
+    S : int
+        Tokens to sample from, Σ HW.
+    C, M, K, L : int
+        Channels, heads, keys of a level and head, levels.
+
+    Returns
+    -------
+    int
+        Multiply-accumulates.
+    """
     return (
         output_product(Nq, C)
         + value_before(S, C)
@@ -89,6 +195,16 @@ def simplifies(C, M, K, L=1):
 
     It holds for one level (116 < 256) and not for four (464 > 256): there the offsets,
     the weights and the sampling cost more than W_m does.
+
+    Parameters
+    ----------
+    C, M, K, L : int
+        Channels, heads, keys of a level and head, levels.
+
+    Returns
+    -------
+    bool
+        True if W_m costs more than these three.
     """
     return (5 + 3 * M) * L * K < C
 
@@ -100,6 +216,18 @@ def crossing(Nq, K, L=1):
     4,800 keys of four levels: beyond S = 4,800, a picture of some 480 × 480 pixels, A.1
     would have them sampled first. The released code never does, and neither does this
     package: a pass goes one way, and its result is the same.
+
+    Parameters
+    ----------
+    Nq : int
+        Queries.
+    K, L : int
+        Keys of a level and head, levels.
+
+    Returns
+    -------
+    int
+        Tokens S.
     """
     return Nq * L * K
 
@@ -111,6 +239,18 @@ def value_last(Nq, C, M, K, L=1):
     them, Σ A W'_m x = W'_m Σ A x, so that one product a query is left. Each head then
     interpolates all C channels instead of its own C_v: the second term, which A.1
     leaves out of sampling first. Published decoders would gain from 825 tokens on.
+
+    Parameters
+    ----------
+    Nq : int
+        Queries.
+    C, M, K, L : int
+        Channels, heads, keys of a level and head, levels.
+
+    Returns
+    -------
+    int
+        Multiply-accumulates.
     """
     return Nq * C**2 + (M - 1) * interpolation(Nq, C, K, L)
 
@@ -122,22 +262,69 @@ def attention(Nq, Nk, C):
     """2 N_q C² + 2 N_k C² + 2 N_q N_k C, of O(N_q C² + N_k C² + N_q N_k C).
 
     U and W on the queries, V and W' on the keys, the scores, and the weighted sum.
+
+    Parameters
+    ----------
+    Nq, Nk, C : int
+        Queries, keys, channels.
+
+    Returns
+    -------
+    int
+        Multiply-accumulates.
     """
     return 2 * Nq * C**2 + 2 * Nk * C**2 + 2 * Nq * Nk * C
 
 
 def detr_encoder(HW, C):
-    """4 HW C² + 2 H²W² C, of O(H²W² C): every pixel asks every other."""
+    """4 HW C² + 2 H²W² C, of O(H²W² C): every pixel asks every other.
+
+    Parameters
+    ----------
+    HW, C : int
+        Pixels of the one map, channels.
+
+    Returns
+    -------
+    int
+        Multiply-accumulates.
+    """
     return attention(HW, HW, C)
 
 
 def detr_cross_attention(N, HW, C):
-    """2 N C² + 2 HW C² + 2 N HW C, of O(HW C² + N HW C)."""
+    """2 N C² + 2 HW C² + 2 N HW C, of O(HW C² + N HW C).
+
+    Parameters
+    ----------
+    N : int
+        Object queries, not pictures.
+    HW, C : int
+        Pixels of the one map, channels.
+
+    Returns
+    -------
+    int
+        Multiply-accumulates.
+    """
     return attention(N, HW, C)
 
 
 def self_attention(N, C):
-    """4 N C² + 2 N² C, of O(2 N C² + N² C); Deformable DETR's decoder keeps it."""
+    """4 N C² + 2 N² C, of O(2 N C² + N² C); Deformable DETR's decoder keeps it.
+
+    Parameters
+    ----------
+    N : int
+        Object queries, not pictures.
+    C : int
+        Channels.
+
+    Returns
+    -------
+    int
+        Multiply-accumulates.
+    """
     return attention(N, N, C)
 
 
@@ -170,7 +357,20 @@ class Work(NamedTuple):
 
 
 def feature_shapes(config, H, W):
-    """Return [(H_l, W_l)] of the backbone's C2 … C5 for a picture of (H, W) pixels."""
+    """Return [(H_l, W_l)] of the backbone's C2 … C5 for a picture of (H, W) pixels.
+
+    Parameters
+    ----------
+    config : Config
+        Its dilation keeps C5 at C4's size.
+    H, W : int
+        Pixels, padding included.
+
+    Returns
+    -------
+    list of (int, int)
+        Four sizes, the finest first.
+    """
     # the stem's two maps with stride 2: kernels of 7 and 3
     H, W = (conv_size(conv_size(n, 7, 2, 3, 1), 3, 2, 1, 1) for n in (H, W))
     shapes = [(H, W)]
@@ -182,7 +382,20 @@ def feature_shapes(config, H, W):
 
 
 def level_shapes(config, H, W):
-    """Return [(H_l, W_l)] of the L levels (A.2) for a picture of (H, W) pixels."""
+    """Return [(H_l, W_l)] of the L levels (A.2) for a picture of (H, W) pixels.
+
+    Parameters
+    ----------
+    config : Config
+        Its L and dilation count.
+    H, W : int
+        Pixels, padding included.
+
+    Returns
+    -------
+    list of (int, int)
+        L sizes, the finest first.
+    """
     shapes = feature_shapes(config, H, W)[-min(config.L, 3) :]
     while len(shapes) < config.L:
         shapes.append(tuple(_half(n) for n in shapes[-1]))
@@ -202,7 +415,9 @@ def model_work(config, H, W):
     Parameters
     ----------
     config : Config
+        Of any model, published or not.
     H, W : int
+        Pixels, padding included.
 
     Returns
     -------
@@ -313,6 +528,7 @@ class Difference(NamedTuple):
     giga : float
         10⁹ multiply-accumulates, sampling counted as in A.1.
     published : int
+        The same from the paper's tables.
     relative : float
         giga / published − 1.
     """
@@ -326,6 +542,16 @@ def differences(H, W):
     """Return {variant: Difference} for a picture of (H, W) pixels.
 
     The authors point to A.1 for what sampling costs, so its five are counted here.
+
+    Parameters
+    ----------
+    H, W : int
+        Pixels.
+
+    Returns
+    -------
+    dict of str → Difference
+        By the names of `PUBLISHED`.
     """
     found = {}
     for name, published in PUBLISHED.items():

@@ -29,6 +29,7 @@ class GradientNorms(NamedTuple):
     Parameters
     ----------
     items : tuple of str
+        Which ones, of `ITEMS`, in the order they were asked for.
     maps : dict
         Item → (H, W) array: at each pixel of the picture as the model saw it, the norm
         over the channels of ∂item/∂I. I is normalised: its unit is a standard deviation
@@ -38,7 +39,9 @@ class GradientNorms(NamedTuple):
     label : int
         Index of the class.
     score : float
+        Of that class, σ of its logit, in [0, 1].
     query : int
+        Index of the decoder's query that predicts it.
     values : dict
         Item → float: what is differentiated.
     """
@@ -67,6 +70,7 @@ def gradient_norms(
     detection : int
         Index into `seen.best`: 0 is the best; negative ones count from the last.
     items : sequence of {'x', 'y', 'w', 'h', 'c'}
+        One backward pass each: the box's centre and size, and the score of its class.
     block : bool
         Stop where training stops gradients: at refined boxes and at proposals. False
         gives the derivative of the prediction, with only the choice of proposals held.
@@ -111,6 +115,16 @@ def gradient_norms(
 
 def check_items(items):
     """Return the items as a tuple, each once.
+
+    Parameters
+    ----------
+    items : iterable of {'x', 'y', 'w', 'h', 'c'}
+        Repeated ones count at their first place.
+
+    Returns
+    -------
+    tuple of str
+        In the order given.
 
     Raises
     ------

@@ -26,6 +26,7 @@ class GradientShares(NamedTuple):
     Parameters
     ----------
     items : tuple of str
+        The second axis of `shares`: which of x, y, w, h and c.
     regions : tuple of str
         'left, right': near either of these edges; 'top, bottom'; and 'inside': in the
         box and near no edge. The first two share the corners.
@@ -91,8 +92,11 @@ def gradient_shares(
     Parameters
     ----------
     model : DeformableDETR
+        Whose detections are looked into; its gradients are left as they were.
     pictures : Dataset, or iterable of Example or of what `read_picture` takes
+        Of an Example only the picture is used, not its objects.
     items : sequence of {'x', 'y', 'w', 'h', 'c'}
+        The box's centre and size, and the score of its class.
     threshold : float
         In [0, 1]: detections with a lower score are not looked into.
     top : int
@@ -186,6 +190,7 @@ def regions_of(box, size, edge=EDGE, margin=MARGIN):
     box : (x0, y0, x1, y1)
         Pixels; (0, 0) is the top left of the first.
     size : (H, W)
+        Of the picture, in pixels.
     edge : float
         A pixel is near an edge if its centre is within this part of the box's width
         (left, right) or height (top, bottom) of it, on either side, in the window.
@@ -196,6 +201,7 @@ def regions_of(box, size, edge=EDGE, margin=MARGIN):
     Returns
     -------
     window : (H, W) bool array
+        True in the box and the margin around it.
     regions : (3, H, W) bool array
         As `REGIONS`.
     """

@@ -20,12 +20,15 @@ class Look(NamedTuple):
     Parameters
     ----------
     model : DeformableDETR
+        Which made it.
     picture : (H, W, 3) uint8 array
         Upright, in its own size.
     images : (1, h, w, 3) array
         Resized and normalised: what the model saw.
     out : Output
+        What the model said, its arrays on its device.
     cache : Cache
+        What the pass kept for the views and a backward pass.
     best : Best
         Scores, labels and boxes (pixels of `picture`) of all detections, best first,
         and the query of each.
@@ -45,6 +48,7 @@ def look(model, picture, short=None, long=None, keep='inputs'):
     Parameters
     ----------
     model : DeformableDETR
+        On any device.
     picture : path, PIL image or array
         What `read_picture` takes.
     short, long : int, optional
@@ -103,8 +107,14 @@ def encoder_sampling(seen, layer=-1):
     Parameters
     ----------
     seen : Look
+        What `look` returned, with either `keep`.
     layer : int
         From 0; negative ones count from the last.
+
+    Returns
+    -------
+    Sampling
+        A row for each of the S tokens, finest level first, row by row.
 
     Raises
     ------
@@ -128,7 +138,25 @@ def _self_attn(layer, cache):
 
 @pooled()
 def decoder_sampling(seen, layer=-1):
-    """Return where every query reads in a decoder layer; as `encoder_sampling`."""
+    """Return where every query reads in a decoder layer; as `encoder_sampling`.
+
+    Parameters
+    ----------
+    seen : Look
+        What `look` returned, with either `keep`.
+    layer : int
+        From 0; negative ones count from the last.
+
+    Returns
+    -------
+    Sampling
+        A row for each query.
+
+    Raises
+    ------
+    InputError
+        There is no such layer.
+    """
     layers = seen.model.transformer.decoder.layers
     i = index_of(layer, len(layers), 'decoder layer')
     core = recall(layers[i], seen.cache.decoder.layers[i]).cross_attn.core
@@ -147,10 +175,16 @@ def pick_detection(seen, i=0, threshold=0.5):
     Parameters
     ----------
     seen : Look
+        Its `best` holds the detections, best first.
     i : int
         Among those that score `threshold` or more.
     threshold : float
         In [0, 1].
+
+    Returns
+    -------
+    int
+        The same i, once it is known to exist.
 
     Raises
     ------
@@ -177,6 +211,18 @@ def pick_detection(seen, i=0, threshold=0.5):
 def pick_query(seen, query):
     """Return the index in `seen.best` of a query's best class.
 
+    Parameters
+    ----------
+    seen : Look
+        Its `best` has every query under every class.
+    query : int
+        Of the decoder, from 0; negative ones count from the last.
+
+    Returns
+    -------
+    int
+        Of the query's (query, class) pairs the first, which scores best.
+
     Raises
     ------
     InputError
@@ -194,8 +240,14 @@ def pick_place(seen, x, y):
     Parameters
     ----------
     seen : Look
+        Of all its detections, however low they score, one is picked.
     x, y : float
         Pixels of the picture.
+
+    Returns
+    -------
+    int
+        Of equally near boxes, the one that scores best.
 
     Raises
     ------
@@ -217,10 +269,16 @@ def token_at(seen, x, y, level=0):
     Parameters
     ----------
     seen : Look
+        Gives the picture's size and the levels' maps.
     x, y : float
         Pixels of the picture.
     level : int
-        From 0, the finest.
+        From 0, the finest; negative ones count from the last.
+
+    Returns
+    -------
+    int
+        Of all levels' tokens, finest level first, row by row.
 
     Raises
     ------
@@ -239,6 +297,18 @@ def middle_token(seen, i):
     """Return the finest level's token in the middle of detection i of `seen.best`.
 
     A middle outside the picture is moved to its edge.
+
+    Parameters
+    ----------
+    seen : Look
+        Gives the boxes and the picture's size.
+    i : int
+        Index into `seen.best`: 0 is the best.
+
+    Returns
+    -------
+    int
+        As from `token_at`.
     """
     H, W = seen.picture.shape[:2]
     x0, y0, x1, y1 = seen.best.boxes[i]
@@ -248,7 +318,20 @@ def middle_token(seen, i):
 
 
 def check_place(picture, x, y):
-    """Raise InputError if a place, pixels, is outside a picture (H, W, 3)."""
+    """Raise InputError if a place is outside a picture.
+
+    Parameters
+    ----------
+    picture : (H, W, 3) array
+        Only its size counts.
+    x, y : float
+        Pixels; 0 ≤ x ≤ W and 0 ≤ y ≤ H are inside.
+
+    Raises
+    ------
+    InputError
+        It is; says what range there is.
+    """
     H, W = picture.shape[:2]
     if not (0 <= x <= W and 0 <= y <= H):
         raise InputError(
@@ -259,6 +342,20 @@ def check_place(picture, x, y):
 
 def index_of(i, n, what):
     """Return i from 0 to n − 1; negative ones count from the end.
+
+    Parameters
+    ----------
+    i : int
+        What was asked for, of any integer type.
+    n : int
+        How many there are.
+    what : str
+        What is counted, for the message: 'query', 'encoder layer', …
+
+    Returns
+    -------
+    int
+        Python's own.
 
     Raises
     ------

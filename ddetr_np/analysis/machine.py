@@ -19,7 +19,18 @@ TILE = 1 << 20  # of it, in bytes: what a thread takes at a time
 
 
 def describe(device='cpu'):
-    """Return {what: text} of the processor, the cores, the libraries, and a GPU."""
+    """Return {what: text} of the processor, the cores, the libraries, and a GPU.
+
+    Parameters
+    ----------
+    device : str
+        'cpu', or 'cuda:0', 'cuda:1', …
+
+    Returns
+    -------
+    dict of str → str
+        With 'GPU' first, its name and memory, where the device is one.
+    """
     import scipy.linalg  # its BLAS is loaded and listed
     from threadpoolctl import threadpool_info
 
@@ -67,12 +78,31 @@ def _cores():
 
 
 def load():
-    """Return how many processes wanted to run in the last minute, or None."""
+    """Return how many processes wanted to run in the last minute, or None.
+
+    Returns
+    -------
+    float or None
+        A mean over that minute; None where the system does not tell (Windows).
+    """
     return os.getloadavg()[0] if hasattr(os, 'getloadavg') else None
 
 
 def timed(function, device='cpu'):
-    """Return the seconds that a call takes, until the device has done its work."""
+    """Return the seconds that a call takes, until the device has done its work.
+
+    Parameters
+    ----------
+    function : callable
+        Called once, without arguments.
+    device : str
+        'cpu', or 'cuda:0', 'cuda:1', …
+
+    Returns
+    -------
+    float
+        Without what the device had been asked to do before.
+    """
     wait(device)
     start = time.perf_counter()
     function()
@@ -85,6 +115,22 @@ def product_seconds(m, k, n, dtype, runs=5, device='cpu'):
 
     NumPy's, or CuPy's on a GPU. The least of some runs: a floor is what the machine can
     do when left alone.
+
+    Parameters
+    ----------
+    m, k, n : int
+        Rows, summed axis and columns.
+    dtype : dtype
+        Of both matrices and the product.
+    runs : int
+        How many are timed, after one that is not.
+    device : str
+        'cpu', or 'cuda:0', 'cuda:1', …
+
+    Returns
+    -------
+    float
+        Seconds of one product.
     """
     rng = np.random.default_rng(0)
     a, b = (
@@ -102,6 +148,18 @@ def copy_rate(runs=5, device='cpu'):
     """Return bytes a second, read and written, of copying what no cache holds.
 
     The quickest of some runs, as for products.
+
+    Parameters
+    ----------
+    runs : int
+        How many are timed, after one that is not.
+    device : str
+        'cpu', or 'cuda:0', 'cuda:1', …
+
+    Returns
+    -------
+    float
+        Each byte counts twice: once read, once written.
     """
     a, b = (to_device(np.ones(COPIED, np.uint8), device) for _ in range(2))
 
@@ -124,6 +182,16 @@ def reset_peak(device='cpu'):
 
     On a GPU it is, and of this process on Linux; elsewhere the peak of a part of the
     work is not to be had.
+
+    Parameters
+    ----------
+    device : str
+        'cpu', or 'cuda:0', 'cuda:1', …
+
+    Returns
+    -------
+    bool
+        Whether `peak` will tell of what comes next alone.
     """
     if device != 'cpu':
         held_memory(device, free=True)
@@ -141,6 +209,16 @@ def peak(device='cpu'):
     """Return the most bytes that were held, or None if unknown.
 
     By this process; of a GPU, by CuPy.
+
+    Parameters
+    ----------
+    device : str
+        'cpu', or 'cuda:0', 'cuda:1', …
+
+    Returns
+    -------
+    int or None
+        Since `reset_peak` if that was possible, else since the process began.
     """
     if device != 'cpu':
         return held_memory(device)

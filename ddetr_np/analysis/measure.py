@@ -73,8 +73,14 @@ def part_of(name, decoder_layers):
     Parameters
     ----------
     name : str
+        Published, or as `named_modules` has it.
     decoder_layers : int
         The two-stage model's heads after those of its decoder are the first stage's.
+
+    Returns
+    -------
+    str or None
+        A key of `PARTS`; None, too, for what holds several of them ('transformer').
     """
     head = re.match(PARTS['heads'], name)
     if head:
@@ -92,8 +98,11 @@ def measure(model, images, mask=None):
     Parameters
     ----------
     model : DeformableDETR
+        On the CPU: a GPU's memory would not be seen.
     images : (N, H, W, 3) array
+        Normalised pictures, padded on the right and at the bottom.
     mask : (N, H, W) bool array or None
+        True = padding; None if there is none.
 
     Returns
     -------

@@ -21,6 +21,7 @@ class Reads(NamedTuple):
     Parameters
     ----------
     picture : (H, W, 3) uint8 array
+        Upright, in its own size.
     reference : (2 or 4,) array
         The reference point, or the box x, y, w, h (centre and size).
     loc : (M, L, K, 2) array
@@ -53,6 +54,7 @@ def encoder_reads(seen, token, layer=-1, sampling=None):
     Parameters
     ----------
     seen : Look
+        What `look` returned, with either `keep`.
     token : int
         Of all levels' tokens, finest level first, row by row; see `token_at`.
     layer : int
@@ -88,6 +90,7 @@ def decoder_reads(seen, query, layer=-1, label=None, sampling=None):
     Parameters
     ----------
     seen : Look
+        What `look` returned, with either `keep`.
     query : int
         Of the decoder; `seen.best.queries` has those of the detections.
     layer : int
@@ -146,7 +149,9 @@ def all_layers(seen, part, q, label=None):
     Parameters
     ----------
     seen : Look
+        What `look` returned, with either `keep`.
     part : {'encoder', 'decoder'}
+        Whose layers.
     q : int
         The token, or the query.
     label : int, optional

@@ -51,6 +51,7 @@ def token_grid(config, sizes):
     Parameters
     ----------
     config : Config
+        Its L and dilation count.
     sizes : sequence of (H, W)
         The pictures' pixels as the model sees them; the batch has the largest of each.
 
@@ -82,7 +83,17 @@ def token_grid(config, sizes):
 
 
 def learned_points(model):
-    """Return p̂ (Nq, 2) of the learned queries: σ of a linear map of their positions.
+    """Return p̂ of the learned queries: σ of a linear map of their positions.
+
+    Parameters
+    ----------
+    model : DeformableDETR
+        Not two-stage.
+
+    Returns
+    -------
+    (Nq, 2) array
+        x, y as fractions of the picture, on the host.
 
     Raises
     ------
@@ -129,6 +140,12 @@ def first_stage(seen):
     Parameters
     ----------
     seen : Look
+        Of a two-stage model.
+
+    Returns
+    -------
+    FirstStage
+        On the host.
 
     Raises
     ------
@@ -185,6 +202,7 @@ def steps(seen, queries=None):
     Parameters
     ----------
     seen : Look
+        Of any model, with either `keep`.
     queries : sequence of int, optional
         All if not given; `seen.best.queries` has the best detections' first.
 
@@ -225,7 +243,12 @@ def iou(a, b):
     Parameters
     ----------
     a, b : (..., 4) arrays
-        x0, y0, x1, y1; b is broadcast against a. Boxes without area have 0.
+        x0, y0, x1, y1; b is broadcast against a.
+
+    Returns
+    -------
+    (...) array
+        In [0, 1]; boxes without area have 0.
     """
     low, high = np.maximum(a[..., :2], b[..., :2]), np.minimum(a[..., 2:], b[..., 2:])
     both = np.clip(high - low, 0, None).prod(-1)

@@ -16,6 +16,7 @@ class Spent:
     Parameters
     ----------
     calls : int
+        How many; an `infer` that calls `forward` is one.
     total : float
         Seconds, the modules inside included.
     own : float
@@ -36,6 +37,7 @@ def timing(model):
     Parameters
     ----------
     model : Module
+        With a `device`, which is waited for around each call.
 
     Yields
     ------

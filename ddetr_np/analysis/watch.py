@@ -13,6 +13,16 @@ def named_modules(model):
 
     Names are the published ones; of a shared module's the first counts. A part that
     has none is called by its class: 'backbone.0.body.(Stem)'.
+
+    Parameters
+    ----------
+    model : Module
+        Its own name is ''.
+
+    Returns
+    -------
+    list of (str, Module)
+        Depth first; those without a published name come last.
     """
     found, unnamed = {}, []
 
@@ -49,9 +59,15 @@ def watch(model, around):
     Parameters
     ----------
     model : Module
+        With all that is inside, as `named_modules` lists it.
     around : callable
         Called as `around(name, method, call, *args, **kwargs)` with the module's name
         and 'forward', 'infer' or 'backward'; it returns `call(*args, **kwargs)`.
+
+    Yields
+    ------
+    None
+        The methods are the module's own again after the block, whatever it raised.
     """
     before = []
     for name, module in named_modules(model):

@@ -21,7 +21,18 @@ GREY = np.array([0.299, 0.587, 0.114], np.float32)  # Rec. 601, as Pillow's grey
 
 
 def flip_x(picture, target):
-    """Swap left and right."""
+    """Swap left and right.
+
+    Parameters
+    ----------
+    picture, target : (H, W, 3) uint8 array, dict
+        'boxes' (n, 4) are x0, y0, x1, y1 in pixels; see the module's docstring.
+
+    Returns
+    -------
+    picture, target
+        Mirrored: x becomes W − x.
+    """
     W = picture.shape[1]
     x0, y0, x1, y1 = target['boxes'].T
     boxes = np.stack([W - x1, y0, W - x0, y1], 1)
@@ -29,7 +40,18 @@ def flip_x(picture, target):
 
 
 def flip_y(picture, target):
-    """Swap top and bottom."""
+    """Swap top and bottom.
+
+    Parameters
+    ----------
+    picture, target : (H, W, 3) uint8 array, dict
+        'boxes' (n, 4) are x0, y0, x1, y1 in pixels; see the module's docstring.
+
+    Returns
+    -------
+    picture, target
+        Mirrored: y becomes H − y.
+    """
     H = picture.shape[0]
     x0, y0, x1, y1 = target['boxes'].T
     boxes = np.stack([x0, H - y1, x1, H - y0], 1)
@@ -41,13 +63,19 @@ def crop(picture, target, top, left, H, W, visible=0.0):
 
     Parameters
     ----------
-    picture : (h, w, 3) uint8 array
-    target : dict
+    picture, target : (h, w, 3) uint8 array, dict
+        'boxes' (n, 4) are x0, y0, x1, y1 in pixels; see the module's docstring.
     top, left, H, W : int
         Pixels; the region lies within the picture.
     visible : float
         In [0, 1]: boxes of which no more than this share is left are dropped. The
         released code keeps all that have area: 0.
+
+    Returns
+    -------
+    picture, target
+        The region, (H, W, 3); boxes count from its corner. A dropped box takes its row
+        of everything else with it.
     """
     boxes = target['boxes'] - np.array([left, top, left, top])
     inside = clip_boxes(boxes, (H, W))
@@ -58,7 +86,20 @@ def crop(picture, target, top, left, H, W, visible=0.0):
 
 
 def resize_with_boxes(picture, target, short, long=math.inf):
-    """Resize as published (`prepare.resize`); boxes scale by the sizes that result."""
+    """Resize as published (`prepare.resize`); boxes scale by the sizes that result.
+
+    Parameters
+    ----------
+    picture, target : (H, W, 3) uint8 array, dict
+        'boxes' (n, 4) are x0, y0, x1, y1 in pixels; see the module's docstring.
+    short, long : int
+        Pixels; see `prepare.resized_size`. Without `long` the long side is free.
+
+    Returns
+    -------
+    picture, target
+        (h, w, 3) uint8; boxes in its pixels.
+    """
     H, W = picture.shape[:2]
     small = resize(picture, short, long)
     h, w = small.shape[:2]
@@ -71,6 +112,20 @@ def random_size_crop(picture, target, rng, least=CROP[0], most=CROP[1]):
 
     Width, then height, are drawn from least … min(side, most), both ends included; a
     side shorter than `least` stays whole.
+
+    Parameters
+    ----------
+    picture, target : (H, W, 3) uint8 array, dict
+        'boxes' (n, 4) are x0, y0, x1, y1 in pixels; see the module's docstring.
+    rng : numpy.random.Generator
+        Width, height, top and left are drawn, in this order.
+    least, most : int
+        Pixels of a side.
+
+    Returns
+    -------
+    picture, target
+        As `crop` returns them, (h, w, 3).
     """
     H, W = picture.shape[:2]
     w = int(rng.integers(min(W, least), min(W, most) + 1))
@@ -85,13 +140,19 @@ def random_share_crop(picture, target, rng, share, visible=0.0):
 
     Parameters
     ----------
-    picture : (H, W, 3) uint8 array
-    target : dict
+    picture, target : (H, W, 3) uint8 array, dict
+        'boxes' (n, 4) are x0, y0, x1, y1 in pixels; see the module's docstring.
     rng : numpy.random.Generator
+        Shares of height and width, then top and left, are drawn.
     share : (float, float)
         The least and the largest share, in (0, 1]; drawn for each side.
     visible : float
         As for `crop`.
+
+    Returns
+    -------
+    picture, target
+        As `crop` returns them, (h, w, 3).
     """
     H, W = picture.shape[:2]
     h, w = (max(1, round(s * rng.uniform(*share))) for s in (H, W))
@@ -106,6 +167,7 @@ def change_colours(picture, brightness=1, contrast=1, saturation=1, hue=0):
     Parameters
     ----------
     picture : (H, W, 3) uint8 array
+        RGB.
     brightness : float
         A factor of all values.
     contrast : float
@@ -114,6 +176,11 @@ def change_colours(picture, brightness=1, contrast=1, saturation=1, hue=0):
         A factor of each pixel's distance from its own grey; 0 is a grey picture.
     hue : float
         A turn of the colour circle, 1 is a whole one: a rotation about the grey axis.
+
+    Returns
+    -------
+    (H, W, 3) uint8 array
+        Rounded, clipped to 0 … 255.
     """
     pixels = picture.astype(np.float32) * np.float32(brightness)
     if contrast != 1:
@@ -144,7 +211,24 @@ def _colour_matrix(saturation, hue):
 
 
 def random_colours(picture, rng, brightness=0, contrast=0, saturation=0, hue=0):
-    """Change the colours at random: factors from [1 − a, 1 + a], hue from [−a, a]."""
+    """Change the colours at random: factors from [1 − a, 1 + a], hue from [−a, a].
+
+    Parameters
+    ----------
+    picture : (H, W, 3) uint8 array
+        RGB.
+    rng : numpy.random.Generator
+        Draws once for each a that is not 0.
+    brightness, contrast, saturation : float
+        a of each factor, in [0, 1]; 0 leaves it at 1.
+    hue : float
+        a in turns of the colour circle, in [0, 0.5].
+
+    Returns
+    -------
+    (H, W, 3) uint8 array
+        As `change_colours` returns it.
+    """
     factors = [
         rng.uniform(1 - a, 1 + a) if a else 1
         for a in (brightness, contrast, saturation)
@@ -158,6 +242,18 @@ def published(picture, target, rng):
     Flipped left to right with probability ½. Then either the short side is resized to
     one of 480, 512 … 800 (long at most 1333); or the short side is resized to one of
     400, 500, 600, a region of 384 to 600 is cut out, and then resized as the first.
+
+    Parameters
+    ----------
+    picture, target : (H, W, 3) uint8 array, dict
+        'boxes' (n, 4) are x0, y0, x1, y1 in pixels; see the module's docstring.
+    rng : numpy.random.Generator
+        The lots come from it alone.
+
+    Returns
+    -------
+    picture, target
+        (h, w, 3) uint8; boxes in its pixels, fewer where the region left some out.
     """
     if rng.random() < 0.5:
         picture, target = flip_x(picture, target)
@@ -247,7 +343,13 @@ class Augment:
 
 @dataclass(frozen=True)
 class Plain:
-    """What evaluation does to a picture: it is resized, nothing else."""
+    """What evaluation does to a picture: it is resized, nothing else.
+
+    Parameters
+    ----------
+    short, long : int
+        Pixels; see `prepare.resized_size`.
+    """
 
     short: int = 800
     long: int = 1333

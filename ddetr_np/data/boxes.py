@@ -13,6 +13,12 @@ def box_problem(box, size):
     box : sequence of 4 numbers
         x0, y0, x1, y1 in pixels.
     size : (H, W)
+        Of the picture, pixels; infinite where it is not known.
+
+    Returns
+    -------
+    (str, str) or None
+        A key of `problems.KINDS`, and a sentence with the numbers.
     """
     x0, y0, x1, y1 = box
     H, W = size

@@ -18,7 +18,9 @@ def scan_coco(path, findings, pictures=None, labels=CONTIGUOUS, names=None):
     Parameters
     ----------
     path : path
+        The file: JSON in UTF-8.
     findings : Findings
+        Its `add` raises InputError where nothing can be read.
     pictures : path, optional
         The pictures' folder; looked for beside the file if not given.
     labels : {'contiguous', 'ids'}

@@ -20,6 +20,7 @@ class Example:
     id : int or str
         The picture's id in results.
     source : path or (H, W, 3) uint8 array
+        A picture file; or the pixels, as those of a drawn scene.
     size : (int, int)
         H, W in pixels, as annotated.
     boxes : (n, 4) float64 array
@@ -51,11 +52,16 @@ class Example:
         return str(self.source) if isinstance(self.source, Path) else f'scene {self.id}'
 
     def picture(self):
-        """Return the pixels, (H, W, 3) uint8.
+        """Return the pixels.
 
         The rows and columns that the boxes count are those of the file as it is stored,
         as in the released code. Where the annotated size fits only the picture turned
         upright by its EXIF note, that is taken.
+
+        Returns
+        -------
+        (H, W, 3) uint8 array
+            RGB, of the annotated size; no copy where `source` is an array.
 
         Raises
         ------
@@ -77,9 +83,14 @@ class Example:
         return picture
 
     def target(self):
-        """Return {'boxes': (n, 4) x0, y0, x1, y1 pixels, 'labels': (n,)} for training.
+        """Return the boxes and labels for training.
 
         Crowds are left out.
+
+        Returns
+        -------
+        dict
+            'boxes' (n, 4) float64: x0, y0, x1, y1 in pixels; 'labels' (n,).
         """
         single = ~self.crowd
         return {'boxes': self.boxes[single], 'labels': self.labels[single]}
@@ -95,9 +106,16 @@ def make_example(id, source, size, boxes, labels, crowd=None, areas=None):
     boxes : (n, 4) array-like
         x0, y0, x1, y1 in pixels.
     labels : (n,) array-like of int
+        Classes from 0.
     crowd : (n,) array-like of bool, optional
+        Regions of many; none if not given.
     areas : (n,) array-like, optional
         The boxes' own if not given.
+
+    Returns
+    -------
+    Example
+        With at most n boxes; `annotated` has those that are left, unclipped.
     """
     annotated = np.asarray(boxes, np.float64).reshape(-1, 4)
     labels = np.asarray(labels, np.int64).reshape(-1)
@@ -114,7 +132,20 @@ def make_example(id, source, size, boxes, labels, crowd=None, areas=None):
 
 
 def clip_boxes(boxes, size):
-    """Return boxes (n, 4) x0, y0, x1, y1 within a picture of size (H, W)."""
+    """Return boxes clipped to a picture.
+
+    Parameters
+    ----------
+    boxes : (n, 4) array
+        x0, y0, x1, y1 in pixels.
+    size : (H, W)
+        Of the picture, pixels.
+
+    Returns
+    -------
+    (n, 4) float64 array
+        Boxes that lie outside are left without area.
+    """
     H, W = size
     return np.clip(boxes, 0, np.array([W, H, W, H], np.float64))
 
@@ -146,6 +177,7 @@ class Dataset:
     Parameters
     ----------
     examples : sequence of Example
+        One for each picture, in order.
     names : tuple of str
         The classes' names; as many as a model has logits.
     category_ids : tuple of int
@@ -182,7 +214,20 @@ class Dataset:
         return (self[i] for i in range(len(self)))
 
     def at(self, i, epoch=0):
-        """Return example i as it is in an epoch; only drawn scenes change."""
+        """Return example i as it is in an epoch; only drawn scenes change.
+
+        Parameters
+        ----------
+        i : int
+            From 0.
+        epoch : int
+            From 0.
+
+        Returns
+        -------
+        Example
+            Here `[i]`.
+        """
         return self[i]
 
     def __repr__(self):
@@ -197,6 +242,12 @@ class Dataset:
 
         Boxes are as they were annotated, before clipping; annotations are numbered
         from 1, in order.
+
+        Returns
+        -------
+        dict
+            Lists 'images', 'annotations' (bbox: x, y, width, height in pixels) and
+            'categories', as JSON can hold them.
         """
         images, annotations, used = [], [], set()
         for example in self:

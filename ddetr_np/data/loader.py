@@ -47,7 +47,19 @@ class Batch(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """One picture on its way into a batch; 8 bits, so that little travels."""
+    """One picture on its way into a batch; 8 bits, so that little travels.
+
+    Parameters
+    ----------
+    id : int or str
+        The picture's, not that of a bad one it stands in for.
+    picture : (H, W, 3) uint8 array
+        After augmentation, not normalised.
+    target : dict
+        'boxes' (n, 4): x0, y0, x1, y1 in pixels of `picture`; 'labels' (n,).
+    skipped : tuple of (str, str)
+        Name and kind of problem of each bad picture passed over for it.
+    """
 
     id: Any
     picture: Any
@@ -56,7 +68,19 @@ class Prepared(NamedTuple):
 
 
 class Prepare:
-    """Prepares pictures: in a worker process, or where there are none, here."""
+    """Prepares pictures: in a worker process, or where there are none, here.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        Travels to the workers by pickle, as all of these.
+    augment : callable
+        (picture, target, rng) → picture, target.
+    seed : int
+        With epoch and index it decides the lots.
+    skip_bad : bool
+        Take the next picture for one that cannot be read, rather than raise.
+    """
 
     def __init__(self, dataset, augment, seed, skip_bad):
         self.dataset, self.augment = dataset, augment
@@ -95,12 +119,14 @@ class Loader:
     Parameters
     ----------
     dataset : Dataset
+        Asked by `at` for each picture; travels to the workers by pickle.
     batch : int
         Pictures in a batch.
     augment : callable, optional
         (picture, target, rng) → picture, target; see `augment`. It travels to the
         workers by pickle. If not given, the short side is resized to 800.
     seed : int
+        Of order and augmentation, 0 or more.
     shuffle : bool
         Draw a new order each epoch; otherwise the data set's own.
     workers : int
@@ -163,7 +189,18 @@ class Loader:
         return -(-n // self.batch) if self.last else n // self.batch
 
     def order(self, epoch):
-        """Return the order of the pictures in an epoch, (len(dataset),) ints."""
+        """Return the order of the pictures in an epoch.
+
+        Parameters
+        ----------
+        epoch : int
+            From 0.
+
+        Returns
+        -------
+        (len(dataset),) int array
+            The data set's indices; in its own order without `shuffle`.
+        """
         n = len(self.dataset)
         if not self.shuffle:
             return np.arange(n)

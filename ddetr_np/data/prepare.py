@@ -23,6 +23,11 @@ def resized_size(H, W, short=800, long=1333):
     short, long : int
         Pixels, at least 1; `short` may not exceed `long`.
 
+    Returns
+    -------
+    (int, int)
+        Pixels.
+
     Raises
     ------
     InputError
@@ -45,6 +50,7 @@ def resize(picture, short=800, long=1333):
     Parameters
     ----------
     picture : (H, W, 3) uint8 array
+        RGB.
     short, long : int
         See `resized_size`.
 
@@ -63,6 +69,7 @@ def normalise(picture):
     Parameters
     ----------
     picture : (H, W, 3) uint8 array
+        RGB.
 
     Returns
     -------

@@ -60,6 +60,7 @@ class Problem(NamedTuple):
     kind : str
         A key of `KINDS`.
     file : str
+        The path of what was read: annotations, a list, a picture, a folder.
     line : int or None
         In the file, from 1.
     id : str or None
@@ -91,19 +92,45 @@ class Findings:
         self.problems = []
 
     def add(self, kind, file, message, line=None, id=None):
-        """Note a problem; if nothing can be read with it, raise InputError."""
+        """Note a problem; if nothing can be read with it, raise InputError.
+
+        Parameters
+        ----------
+        kind : str
+            A key of `KINDS`.
+        file : path
+            Where it is.
+        message : str
+            What was expected, what is there.
+        line : int, optional
+            In the file, from 1.
+        id : str, optional
+            What within the file, as in 'annotation 12'.
+        """
         found = Problem(kind, str(file), line, id, message)
         self.problems.append(found)
         if KINDS[kind] is FATAL:
             raise InputError(f'{found.where}: {message}')
 
     def counts(self):
-        """Return a Counter of the kinds that made reading leave something out."""
+        """Return a Counter of the kinds that made reading leave something out.
+
+        Returns
+        -------
+        Counter
+            Kind → number of problems; those only clipped or kept are not in it.
+        """
         out = (REFUSED, LEFT_OUT)
         return Counter(p.kind for p in self.problems if KINDS[p.kind] in out)
 
     def refuse(self, path):
-        """Raise InputError if a problem was found that must not be passed over."""
+        """Raise InputError if a problem was found that must not be passed over.
+
+        Parameters
+        ----------
+        path : path
+            The data set's, for the message.
+        """
         bad = [p for p in self.problems if KINDS[p.kind] is REFUSED]
         if not bad:
             return
@@ -119,7 +146,18 @@ class Findings:
 
 
 def picture_problem(path):
-    """Return what keeps a picture file from being read, or None; not its pixels."""
+    """Return what keeps a picture file from being read, or None; not its pixels.
+
+    Parameters
+    ----------
+    path : path
+        Of the picture.
+
+    Returns
+    -------
+    (str, str) or None
+        A key of `KINDS`, 'missing picture' or 'empty picture', and a sentence.
+    """
     path = Path(path)
     if not path.is_file():
         return 'missing picture', f'there is no picture {path}'

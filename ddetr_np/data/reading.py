@@ -101,7 +101,18 @@ def check_dataset(
 
 
 def picture_kind(example):
-    """Return the kind of problem that keeps a picture from being read."""
+    """Return the kind of problem that keeps a picture from being read.
+
+    Parameters
+    ----------
+    example : Example
+        One whose `picture` raised; its `source` is a path.
+
+    Returns
+    -------
+    str
+        A key of `problems.KINDS`.
+    """
     problem = picture_problem(example.source)
     if problem:
         return problem[0]

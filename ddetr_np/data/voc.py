@@ -15,7 +15,18 @@ EDGES = ('xmin', 'ymin', 'xmax', 'ymax')
 
 
 def voc_splits(root):
-    """Return the names of a VOC folder's lists, without those of single classes."""
+    """Return the names of a VOC folder's lists, without those of single classes.
+
+    Parameters
+    ----------
+    root : path
+        The folder that holds ImageSets; it need not have lists.
+
+    Returns
+    -------
+    list of str
+        Sorted; 'train' for ImageSets/Main/train.txt.
+    """
     lists = sorted((Path(root) / 'ImageSets' / 'Main').glob('*.txt'))
     return [p.stem for p in lists if not _of_one_class(p)]
 
@@ -35,12 +46,19 @@ def scan_voc(root, findings, split=None, names=None):
     Parameters
     ----------
     root : path
+        The folder that holds Annotations, ImageSets and JPEGImages.
     findings : Findings
+        Its `add` raises InputError where nothing can be read.
     split : str or None
         A list in ImageSets/Main; None takes all annotations and all lists.
     names : sequence of str, optional
         The classes in order. Else the lines of classes.txt or labels.txt in the folder,
         else the names that occur in any annotation, sorted.
+
+    Returns
+    -------
+    Dataset
+        Of all that could be used.
     """
     root = Path(root)
     trees = {}  # parsed once, for the names and for the boxes

@@ -62,6 +62,7 @@ class Pool:
     function : callable
         It and its results travel by pickle.
     workers : int
+        0 runs the function in this process.
     """
 
     def __init__(self, function, workers):
@@ -83,8 +84,14 @@ class Pool:
         Parameters
         ----------
         jobs : iterable
+            Each travels by pickle too.
         window : int
             At most so many are begun before their results are taken.
+
+        Yields
+        ------
+        result
+            What the function returned.
 
         Raises
         ------

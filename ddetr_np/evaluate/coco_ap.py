@@ -20,7 +20,20 @@ RECALL = np.linspace(0, 1, 101)
 
 
 class ClassFigures(NamedTuple):
-    """Figures of one class; −1 where it does not occur."""
+    """Figures of one class; −1 where it does not occur.
+
+    Parameters
+    ----------
+    name : str
+        Of the class.
+    AP, AP50, AP75 : float
+        Average precision, in [0, 1]: the mean over IoU 0.5, 0.55 … 0.95, at 0.5 and at
+        0.75.
+    AR100 : float
+        Recall of at most 100 detections a picture, in [0, 1]; mean over the same IoU.
+    objects : int
+        Its truths in the data set, crowds left out; 0 where it does not occur.
+    """
 
     name: str
     AP: float
@@ -40,6 +53,7 @@ class Miss(NamedTuple):
     kind : {'found', 'missed', 'false'}
         A truth that is matched or not; a detection that matches none.
     label : int
+        Index of the class in the data set's names.
     box : tuple
         x0, y0, x1, y1 in pixels.
     score : float
@@ -63,6 +77,7 @@ class Report:
         The twelve of `FIGURES`, in [0, 1]; −1 where nothing of the kind occurs, as
         pycocotools has it.
     classes : list of ClassFigures
+        One for each class of the data set, in its order.
     precision : (10, 101, classes) array
         At IoU 0.5, 0.55 … 0.95, at recall 0, 0.01 … 1; −1 for classes that do not
         occur.
@@ -71,6 +86,7 @@ class Report:
     outcomes : list of Miss
         Each truth and each false detection at IoU 0.5; crowds are left out.
     pictures : int
+        How many were judged, without those skipped.
     skipped : Counter
         Pictures that could not be read, by kind of problem.
     """
@@ -96,7 +112,14 @@ class Report:
         return '\n'.join(lines)
 
     def to_dict(self):
-        """Return figures, classes and counts as JSON can hold them."""
+        """Return figures, classes and counts as JSON can hold them.
+
+        Returns
+        -------
+        dict
+            'figures', 'classes' (a list of dict), 'skipped' (a count of each kind), and
+            how many 'pictures' and 'detections'.
+        """
         return {
             'figures': self.figures,
             'classes': [c._asdict() for c in self.classes],
@@ -110,6 +133,16 @@ class Report:
 
         A picture's misses weigh 1 − score for each truth, the score being that of its
         match, and the score for each false detection.
+
+        Parameters
+        ----------
+        n : int
+            At most so many; pictures whose weight is 0 are left out.
+
+        Returns
+        -------
+        list of int
+            Indices in the data set.
         """
         weight = Counter()
         for o in self.outcomes:

@@ -19,7 +19,19 @@ COCO_CLASSES = 91
 
 
 class Detection(NamedTuple):
-    """One found object: score in [0, 1], class, and x0, y0, x1, y1 in pixels."""
+    """One found object.
+
+    Parameters
+    ----------
+    score : float
+        In [0, 1].
+    label : int
+        Class id.
+    name : str
+        The class's name.
+    box : tuple
+        x0, y0, x1, y1 in pixels of the upright picture; not clipped to it.
+    """
 
     score: float
     label: int
@@ -76,7 +88,18 @@ class Detections:
         return '\n'.join(lines)
 
     def to_coco(self, image_id):
-        """Return a list of dicts in COCO's results format: bbox is x, y, w, h."""
+        """Return the detections in COCO's results format.
+
+        Parameters
+        ----------
+        image_id : int or str
+            The picture's id, which is repeated in each result.
+
+        Returns
+        -------
+        list of dict
+            image_id, category_id (the label), bbox (x, y, w, h in pixels) and score.
+        """
         return [
             {
                 'image_id': image_id,
@@ -92,6 +115,17 @@ def class_name(config, label):
     """Return a class's name: the configuration's, else COCO's if there are 91 classes.
 
     Ids that COCO leaves out, and classes without names, are called 'class 12'.
+
+    Parameters
+    ----------
+    config : Config
+        For names and num_classes.
+    label : int
+        Class id, in [0, num_classes).
+
+    Returns
+    -------
+    str
     """
     if config.names is not None:
         return config.names[label]
@@ -105,6 +139,7 @@ def detect(model, picture, threshold=0.5, top=100, short=None, long=None, batch=
     Parameters
     ----------
     model : DeformableDETR
+        The pictures go to its device, in its precision.
     picture : path, PIL image or array; or a list of them
         What `read_picture` takes.
     threshold : float
@@ -150,6 +185,17 @@ def detect(model, picture, threshold=0.5, top=100, short=None, long=None, batch=
 def detection_size(config, short=None, long=None):
     """Return (short, long), pixels: the configuration's where one is None.
 
+    Parameters
+    ----------
+    config : Config
+        For short and long.
+    short, long : int or None
+        As of `resized_size`.
+
+    Returns
+    -------
+    short, long : int
+
     Raises
     ------
     InputError
@@ -162,7 +208,15 @@ def detection_size(config, short=None, long=None):
 
 
 def check_numbers(threshold, top, batch):
-    """Raise InputError if a number of `detect` is out of range."""
+    """Raise InputError if a number of `detect` is out of range.
+
+    Parameters
+    ----------
+    threshold : float
+        Expected in [0, 1].
+    top, batch : int
+        Expected at 1 or above.
+    """
     if not 0 <= threshold <= 1:
         raise InputError(f'threshold is {threshold}; expected 0 (all) to 1')
     for name, number in (('top', top), ('batch', batch)):

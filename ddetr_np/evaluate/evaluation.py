@@ -26,6 +26,7 @@ def evaluate(
     Parameters
     ----------
     model : DeformableDETR
+        The pictures go to its device, in its precision.
     dataset : Dataset
         Its labels are the model's: see `reading_for`.
     short, long : int, optional
@@ -100,6 +101,7 @@ def reading_for(config):
     Parameters
     ----------
     config : Config
+        The model's: for names and num_classes.
 
     Returns
     -------
@@ -113,7 +115,15 @@ def reading_for(config):
 
 
 def check_classes(config, dataset):
-    """Raise InputError if a model and a data set do not mean the same by a label."""
+    """Raise InputError if a model and a data set do not mean the same by a label.
+
+    Parameters
+    ----------
+    config : Config
+        The model's: for names and num_classes.
+    dataset : Dataset
+        For names, category_ids and num_classes.
+    """
     if config.names is not None:
         if tuple(dataset.names) == tuple(config.names):
             return

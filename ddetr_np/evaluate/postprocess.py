@@ -41,6 +41,7 @@ def postprocess(logits, boxes, sizes, top=100):
     Parameters
     ----------
     logits : (N, Nq, classes) array
+        Of one decoder layer, before the sigmoid.
     boxes : (N, Nq, 4) array
         cx, cy, w, h in [0, 1] of the unpadded picture.
     sizes : sequence of N (H, W)

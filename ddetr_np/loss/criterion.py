@@ -21,7 +21,13 @@ from .targets import Target, read_targets
 
 
 class Weights(NamedTuple):
-    """What a loss counts in the total, and in the matching's cost."""
+    """What a loss counts in the total, and in the matching's cost.
+
+    Parameters
+    ----------
+    ce, bbox, giou : float
+        Of the class (focal loss), of the box's L1 distance and of its generalised IoU.
+    """
 
     ce: float = 2.0
     bbox: float = 5.0
@@ -32,7 +38,19 @@ WEIGHTS = Weights()
 
 
 class Stage(NamedTuple):
-    """One prediction that is compared with the targets."""
+    """One prediction that is compared with the targets.
+
+    Parameters
+    ----------
+    name : str
+        What errors call it: 'the first stage', 'decoder layer 0' …
+    suffix : str
+        Of its losses' names: '_enc', '_0' …; '' for the last layer.
+    logits : (N, n, classes) array
+        Of n queries, or of the first stage's tokens.
+    boxes : (N, n, 4) array
+        cx, cy, w, h of the same, as fractions of the unpadded picture.
+    """
 
     name: str  # for errors
     suffix: str  # of its losses
@@ -141,7 +159,24 @@ class Criterion:
         return total, losses, _like(out, gradients)
 
     def match(self, out, targets):
-        """Return the `Matches` of least cost (see `__call__` for the arguments)."""
+        """Return the `Matches` of least cost.
+
+        Parameters
+        ----------
+        out, targets
+            As of `__call__`.
+
+        Returns
+        -------
+        Matches
+
+        Raises
+        ------
+        InputError
+            A target is unusable; its picture is named.
+        NotFiniteError
+            A prediction is not finite; the first one is named.
+        """
         _, targets = self._read(out, targets)
         return self._match(out, targets)
 
@@ -225,7 +260,20 @@ class Criterion:
 
 
 def class_error(best, labels):
-    """Return the percentage of labels (n,) that best (n,) misses; 100 of none."""
+    """Return the percentage of labels that best misses; 100 of none.
+
+    Parameters
+    ----------
+    best : (n,) int array
+        Best class of each matched query.
+    labels : (n,) int array
+        Class of the target that it is matched to.
+
+    Returns
+    -------
+    () array or float
+        In [0, 100].
+    """
     return 100 - 100 * (best == labels).mean() if len(labels) else 100.0
 
 
@@ -235,8 +283,16 @@ def cardinality_error(best, num_classes, targets):
     Parameters
     ----------
     best : (N, Nq) int array
+        Best class of each query.
     num_classes : int
+        The last of them is num_classes − 1.
     targets : list of Target
+        One a picture; on the host.
+
+    Returns
+    -------
+    () array
+        0 or more.
     """
     found = (best != num_classes - 1).sum(1)
     there = get_xp(best).asarray([len(t.labels) for t in targets])

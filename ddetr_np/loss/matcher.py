@@ -36,6 +36,11 @@ def focal_cost(x, alpha, gamma):
     x : array
         Logits of the targets' classes.
     alpha, gamma : float
+        α and γ of the focal loss; a positive is weighted by α, a negative by 1 − α.
+
+    Returns
+    -------
+    array, shaped like x
     """
     xp = get_xp(x)
     p, _ = sigmoid(x)
@@ -52,10 +57,13 @@ def match_cost(logits, boxes, target, weights, alpha, gamma):
     logits : (..., Nq, classes) array
         One picture's.
     boxes : (..., Nq, 4) array
+        The same queries' cx, cy, w, h as fractions of the unpadded picture.
     target : Target
         n labels and boxes, on the host.
     weights : Weights
+        Of the three parts of the cost: class, L1 distance and −GIoU.
     alpha, gamma : float
+        As of `focal_cost`.
 
     Returns
     -------
@@ -77,6 +85,7 @@ def hungarian(cost):
     Parameters
     ----------
     cost : (..., Nq, n) array
+        As from `match_cost`, on any device; n may be 0.
 
     Returns
     -------

@@ -22,7 +22,13 @@ def read_targets(targets, N, num_classes, dtype):
         'labels' (n,) integers in [0, num_classes) and 'boxes' (n, 4) with cx, cy, w, h
         as fractions of the unpadded picture; n may be 0.
     N, num_classes : int
+        Of the prediction: pictures and classes.
     dtype : dtype
+        That of the predicted boxes; w · h must stay above 0 in it.
+
+    Returns
+    -------
+    list of N Target
 
     Raises
     ------

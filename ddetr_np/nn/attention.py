@@ -23,7 +23,9 @@ class MultiHeadAttention(Module):
     Parameters
     ----------
     config : Config
+        Gives C, M and dropout.
     init : Init
+        Draws the initial weights.
     """
 
     def __init__(self, config, init):
@@ -48,6 +50,7 @@ class MultiHeadAttention(Module):
         x_k, x_v : (N, Nk, C) arrays
             Keys with their positions; the same without, for the values.
         run : Run
+            What the dropout of A goes by.
 
         Returns
         -------
@@ -65,7 +68,20 @@ class MultiHeadAttention(Module):
         return y, MultiHeadAttentionCache(*caches, core, output)
 
     def backward(self, dy, cache):
-        """Add to the gradients; return dz, dx_k and dx_v."""
+        """Add to the gradients.
+
+        Parameters
+        ----------
+        dy : like y
+            ∂loss/∂y.
+        cache : MultiHeadAttentionCache
+            From the forward.
+
+        Returns
+        -------
+        dz : like z
+        dx_k, dx_v : like x_k and x_v
+        """
         dy = self.out_proj.backward(dy, cache.output)
         N, Nq, C = dy.shape
         dheads = ops.attention.attention_backward(

@@ -33,6 +33,7 @@ class Output(NamedTuple):
     proposal_logits : (N, S, classes) array or None
         Two-stage: of each token.
     proposal_boxes : (N, S, 4) array or None
+        Two-stage: of each token, in the form of `boxes`; all 1 where it has none.
     """
 
     logits: Any
@@ -61,7 +62,33 @@ class Held(NamedTuple):
 
 
 class Cache(NamedTuple):
-    """What the backward pass and the views need of a forward pass."""
+    """What the backward pass and the views need of a forward pass.
+
+    Parameters
+    ----------
+    images : (N, H, W, 3) array
+        The pictures, in the model's type.
+    shapes : tuple of (H, W)
+        Of the levels.
+    ratios : (N, L, 2) array
+        Of `valid_ratios`.
+    padding : (N, S) bool array or None
+        True where a token is padding; None where none is.
+    backbone : ResNetCache
+        Of the backbone.
+    multi_scale : list or None
+        Of the levels' maps; None if nothing was kept.
+    encoder : list
+        Of each encoder layer.
+    proposals : ProposalsCache or None
+        Two-stage, if anything was kept.
+    start : tuple or None
+        How the decoder's queries came about; None if nothing was kept.
+    decoder : DecoderCache
+        Of the decoder's layers and heads.
+    again : tuple
+        Model, mask, train, step and held: what this pass was called with.
+    """
 
     images: Any  # (N, H, W, 3), in the model's type
     shapes: tuple  # ((H, W), …) of the levels
@@ -83,12 +110,22 @@ class Cache(NamedTuple):
         block : bool
             As in `DeformableDETR.backward`: hold what is blocked there, or only the
             choice of proposals.
+
+        Returns
+        -------
+        Held
         """
         top = None if self.proposals is None else self.proposals.top
         return Held(top, self.decoder.p_hats if block else None)
 
     def first_not_finite(self):
-        """Return where a NaN or infinity of this pass began (see `nn.finite`)."""
+        """Return where a NaN or infinity of this pass began (see `nn.finite`).
+
+        Returns
+        -------
+        NotFinite or None
+            None where all is finite.
+        """
         model, *arguments = self.again
         return first_not_finite(model, self.images, *arguments)
 
@@ -99,6 +136,7 @@ class QueryEmbedding(Module):
     Parameters
     ----------
     weight : (Nq, 2 C) array
+        Position in the first C columns, content in the others.
     """
 
     def __init__(self, weight):
@@ -111,7 +149,9 @@ class Transformer(Module):
     Parameters
     ----------
     config : Config
+        Gives C, L, two_stage and what encoder and decoder ask for.
     init : Init
+        Draws the initial weights.
     """
 
     def __init__(self, config, init):
@@ -134,7 +174,9 @@ class DeformableDETR(Module):
     Parameters
     ----------
     config : Config
+        Which model, and its sizes.
     dtype : {'float32', 'float64'}
+        Of the weights and all that is computed.
     seed : int
         Of the initial weights and of dropout.
     empty : bool
@@ -345,6 +387,7 @@ class DeformableDETR(Module):
             Gradients, shaped like the output; None for zeros, also inside a list of
             the decoder layers' gradients.
         cache : Cache
+            Of the forward pass, with keep = 'all' or 'inputs'.
         images : bool
             Go on to the pictures.
         block : bool
@@ -462,7 +505,9 @@ def build_model(variant, *, dtype='float32', seed=0, **fields):
     ----------
     variant : {'single_scale', 'single_scale_dc5', 'multi_scale', 'refine', 'two_stage'}
     dtype : {'float32', 'float64'}
+        Of the weights and all that is computed.
     seed : int
+        Of the initial weights and of dropout, from 0 to 2⁶⁴ − 1.
     **fields
         Any field of `Config`.
 

@@ -31,7 +31,9 @@ class DecoderLayer(Module):
     Parameters
     ----------
     config : Config
+        Gives C, ffn, dropout and what the two attentions ask for.
     init : Init
+        Draws the initial weights.
     """
 
     def __init__(self, config, init):
@@ -57,10 +59,21 @@ class DecoderLayer(Module):
         z, pos : (N, Nq, C) arrays
             Content and position of the queries.
         p_hat : (N, Nq, L, 2 or 4) array
+            Reference points or boxes in [0, 1] of the padded maps.
         memory : (N, S, C) array
+            The encoder's tokens of all levels.
         shapes : sequence of (H, W)
+            Of the levels; Σ H·W = S.
         padding : (N, S) bool array or None
+            True where a token is padding.
         run : Run
+            What dropout goes by.
+
+        Returns
+        -------
+        z : (N, Nq, C) array
+            The content after the layer.
+        cache : DecoderLayerCache
         """
         q = z + pos
         y, self_attn = self.self_attn.forward(q, q, z, run)
@@ -87,7 +100,22 @@ class DecoderLayer(Module):
         )
 
     def backward(self, dz, cache):
-        """Add to the gradients; return dz, dpos, dp_hat and dmemory."""
+        """Add to the gradients.
+
+        Parameters
+        ----------
+        dz : (N, Nq, C) array
+            ∂loss/∂z of the z that came out.
+        cache : DecoderLayerCache
+            From the forward.
+
+        Returns
+        -------
+        dz, dpos : (N, Nq, C) arrays
+            Of the z and pos that went in.
+        dp_hat : like p_hat
+        dmemory : like memory
+        """
         dz = self.norm3.backward(dz, cache.norm3)
         dy = self.dropout4.backward(dz, cache.dropout4)
         dz = dz + self._ffn.backward(dy, cache.ffn)
@@ -119,7 +147,9 @@ class Decoder(Module):
     Parameters
     ----------
     config : Config
+        Gives decoder_layers, refine and what a layer asks for.
     init : Init
+        Draws the initial weights.
     """
 
     def __init__(self, config, init):
@@ -145,17 +175,24 @@ class Decoder(Module):
         Parameters
         ----------
         z, pos : (N, Nq, C) arrays
+            Content and position of the queries.
         p_hat : (N, Nq, 2 or 4) array
             The first layer's reference points or boxes.
         memory : (N, S, C) array
+            The encoder's tokens of all levels.
         shapes : sequence of (H, W)
+            Of the levels; Σ H·W = S.
         padding : (N, S) bool array or None
+            True where a token is padding.
         valid_ratios : (N, L, 2) array
             Unpadded share of each level's width and height.
         heads : list of (class_embed, bbox_embed)
             For each layer.
         keep : {'all', 'inputs', 'none'}
+            What to keep of each layer, as in `forward_keeping`; with 'none' nothing of
+            the heads either.
         run : Run
+            What dropout goes by.
         held : list of (N, Nq, 4) arrays or None
             References of the layers, in place of the boxes refined in this pass.
 
@@ -163,6 +200,7 @@ class Decoder(Module):
         -------
         logits : (D, N, Nq, classes) array
         boxes : (D, N, Nq, 4) array
+            cx, cy, w, h in [0, 1].
         cache : DecoderCache
         """
         xp = get_xp(z)
@@ -191,9 +229,13 @@ class Decoder(Module):
         Parameters
         ----------
         dlogits : (D, N, Nq, classes) array, list with None for zeros, or None
+            ∂loss/∂logits of each layer.
         dboxes : (D, N, Nq, 4) array, list with None for zeros, or None
+            ∂loss/∂boxes of each layer.
         cache : DecoderCache
+            From the forward.
         heads : list of (class_embed, bbox_embed)
+            Those of the forward; their gradients are added to as well.
         block : bool
             A refined box is a constant to the next layer, as published: both where it
             is the reference of the next box (A.4) and where it places the samples.
@@ -204,6 +246,7 @@ class Decoder(Module):
         dp_hat : (N, Nq, 2 or 4) array
             Of the first layer's reference.
         dmemory : (N, S, C) array
+            All four are None where no gradient came in.
         """
         dz = dpos = dp_hat = dmemory = None
         dnext = None  # what the next layer's use of this layer's box sends back

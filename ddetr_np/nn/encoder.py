@@ -24,7 +24,9 @@ class EncoderLayer(Module):
     Parameters
     ----------
     config : Config
+        Gives C, ffn, dropout and what `MSDeformAttn` asks for.
     init : Init
+        Draws the initial weights.
     """
 
     def __init__(self, config, init):
@@ -45,12 +47,22 @@ class EncoderLayer(Module):
         Parameters
         ----------
         x : (N, S, C) array
+            Tokens of all levels.
         pos : (N, S, C) array
             Positions with the level embedding.
         p_hat : (N, S, L, 2) array
+            Each token's own place on every level, of `encoder_reference_points`.
         shapes : sequence of (H, W)
+            Of the levels; Σ H·W = S.
         padding : (N, S) bool array or None
+            True where a token is padding.
         run : Run
+            What dropout goes by.
+
+        Returns
+        -------
+        y : (N, S, C) array
+        cache : EncoderLayerCache
         """
         y, attn = self.self_attn.forward(x + pos, p_hat, x, shapes, padding)
         y, dropout1 = self.dropout1.forward(y, run)
@@ -62,11 +74,34 @@ class EncoderLayer(Module):
 
     @replaceable
     def infer(self, x, pos, p_hat, shapes, padding, run=EVAL):
-        """Return the layer's tokens alone; see `forward`."""
+        """Return the layer's tokens alone.
+
+        Parameters
+        ----------
+        x, pos, p_hat, shapes, padding, run
+            As in `forward`.
+
+        Returns
+        -------
+        y : (N, S, C) array
+        """
         return super().infer(x, pos, p_hat, shapes, padding, run=run)
 
     def backward(self, dy, cache):
-        """Add to the gradients; return dx and dpos (N, S, C)."""
+        """Add to the gradients.
+
+        Parameters
+        ----------
+        dy : like y
+            ∂loss/∂y.
+        cache : EncoderLayerCache
+            From the forward.
+
+        Returns
+        -------
+        dx, dpos : like x
+            There is no dp_hat: the reference points are constants.
+        """
         dx = self.norm2.backward(dy, cache.norm2)
         dy = self.dropout3.backward(dx, cache.dropout3)
         dx = dx + self._ffn.backward(dy, cache.ffn)
@@ -85,14 +120,32 @@ class Encoder(Module):
     Parameters
     ----------
     config : Config
+        Gives encoder_layers and what a layer asks for.
     init : Init
+        Draws the initial weights.
     """
 
     def __init__(self, config, init):
         self.layers = [EncoderLayer(config, init) for _ in range(config.encoder_layers)]
 
     def forward(self, x, pos, p_hat, shapes, padding, keep='all', run=EVAL):
-        """Return the memory (N, S, C) and a cache for each layer."""
+        """Return the memory and a cache for each layer.
+
+        Parameters
+        ----------
+        x, pos, p_hat, shapes, padding
+            As in `EncoderLayer.forward`; pos is added again in each layer.
+        keep : {'all', 'inputs', 'none'}
+            What to keep of each layer, as in `forward_keeping`.
+        run : Run
+            What dropout goes by.
+
+        Returns
+        -------
+        memory : (N, S, C) array
+        caches : list
+            Of each layer: its cache, its inputs or None.
+        """
         caches = []
         for layer in self.layers:
             x, cache = forward_keeping(
@@ -102,7 +155,21 @@ class Encoder(Module):
         return x, caches
 
     def backward(self, dx, caches):
-        """Add to the gradients; return dx (N, S, C) and dpos (N, S, C) or None."""
+        """Add to the gradients.
+
+        Parameters
+        ----------
+        dx : like memory
+            ∂loss/∂memory.
+        caches : list
+            From the forward.
+
+        Returns
+        -------
+        dx : like x
+        dpos : like pos, or None
+            None where there are no layers.
+        """
         total = None
         for layer, cache in zip(self.layers[::-1], caches[::-1], strict=True):
             dx, dpos = layer.backward(dx, recall(layer, cache))

@@ -52,6 +52,7 @@ def first_not_finite(model, images, mask=None, train=False, step=0, held=None):
     Parameters
     ----------
     model : DeformableDETR
+        Left as it is: a copy of its modules runs.
     images, mask, train, step, held
         As in `DeformableDETR.forward`.
 

@@ -9,7 +9,20 @@ PRIOR = 0.01  # probability of each class to start with
 
 
 def class_head(config, init):
-    """Return the linear map to class logits; its bias starts at σ⁻¹(0.01)."""
+    """Return the linear map to class logits; its bias starts at σ⁻¹(0.01).
+
+    Parameters
+    ----------
+    config : Config
+        Gives num_classes and C.
+    init : Init
+        Draws the initial weights.
+
+    Returns
+    -------
+    Linear
+        From C channels to num_classes.
+    """
     bias = -math.log((1 - PRIOR) / PRIOR)
     return Linear(*init.linear(config.num_classes, config.C, bias=bias))
 
@@ -22,9 +35,16 @@ def box_head(config, init, wh=None):
     Parameters
     ----------
     config : Config
+        Gives C.
     init : Init
+        Draws the initial weights.
     wh : float or None
         First guess of width and height where the reference has none, in (0, 1).
+
+    Returns
+    -------
+    MLP
+        From C channels to 4.
     """
     C = config.C
     last = Linear(init.full((4, C), 0), init.full(4, 0))
@@ -40,9 +60,11 @@ def predict(h, p_hat, class_embed, bbox_embed):
     Parameters
     ----------
     h : (N, n, C) array
+        Queries after the layer.
     p_hat : (N, n, 2 or 4) array
         Reference points or boxes in [0, 1].
     class_embed, bbox_embed : Module
+        The heads, from h to logits and to Δb.
 
     Returns
     -------
@@ -58,14 +80,23 @@ def predict(h, p_hat, class_embed, bbox_embed):
 
 
 def predict_backward(dlogits, dboxes, cache, class_embed, bbox_embed):
-    """Add to the gradients; return dh (N, n, C) and dp_hat, None where there is none.
+    """Add to the heads' gradients; return those of h and p_hat.
 
     Parameters
     ----------
-    dlogits, dboxes : array or None
+    dlogits, dboxes : like logits and boxes, or None
+        ∂loss/∂logits and ∂loss/∂boxes; None for zeros.
     cache
         Of `predict`.
     class_embed, bbox_embed : Module
+        The heads of the forward.
+
+    Returns
+    -------
+    dh : (N, n, C) array or None
+        None where both gradients are.
+    dp_hat : (N, n, 2 or 4) array or None
+        None where dboxes is.
     """
     c, b, r = cache
     dh = dp_hat = None

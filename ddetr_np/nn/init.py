@@ -20,7 +20,20 @@ class Init:
         self.dtype = np.dtype(dtype)
 
     def uniform(self, shape, bound):
-        """Return values in [−bound, bound)."""
+        """Return values in [−bound, bound).
+
+        Parameters
+        ----------
+        shape : int or tuple of int
+            Of the result.
+        bound : float
+            At least 0.
+
+        Returns
+        -------
+        array
+            In the Init's dtype.
+        """
         if self.rng is None:
             return np.zeros(shape, self.dtype)
         u = self.rng.random(shape, self.dtype)
@@ -29,7 +42,20 @@ class Init:
         return u
 
     def normal(self, shape, std=1.0):
-        """Return normal values of mean 0."""
+        """Return normal values of mean 0.
+
+        Parameters
+        ----------
+        shape : int or tuple of int
+            Of the result.
+        std : float
+            Standard deviation.
+
+        Returns
+        -------
+        array
+            In the Init's dtype.
+        """
         if self.rng is None:
             return np.zeros(shape, self.dtype)
         n = self.rng.standard_normal(shape, self.dtype)
@@ -37,11 +63,35 @@ class Init:
         return n
 
     def full(self, shape, value):
-        """Return a constant."""
+        """Return a constant.
+
+        Parameters
+        ----------
+        shape : int or tuple of int
+            Of the result.
+        value : float
+            Of each element, also without a seed.
+
+        Returns
+        -------
+        array
+            In the Init's dtype.
+        """
         return np.full(shape, value, self.dtype)
 
     def xavier(self, shape):
-        """Return Xavier-uniform weights (O, I) or (kh, kw, I, O)."""
+        """Return Xavier-uniform weights.
+
+        Parameters
+        ----------
+        shape : (O, I) or (kh, kw, I, O)
+            Of a linear map or a convolution.
+
+        Returns
+        -------
+        weight : array
+            Uniform in ±√(6 / (fan-in + fan-out)).
+        """
         if len(shape) == 2:
             fan = shape[0] + shape[1]
         else:
@@ -49,15 +99,21 @@ class Init:
         return self.uniform(shape, math.sqrt(6 / fan))
 
     def linear(self, O, I, xavier=False, bias=None):
-        """Return weight (O, I) and bias (O,) of a linear map.
+        """Return weight and bias of a linear map.
 
         Parameters
         ----------
         O, I : int
+            Channels out and in.
         xavier : bool
             Xavier-uniform weights, else uniform in ±1/√I.
         bias : float or None
             A constant, or uniform in ±1/√I.
+
+        Returns
+        -------
+        weight : (O, I) array
+        bias : (O,) array
         """
         bound = 1 / math.sqrt(I)
         weight = self.xavier((O, I)) if xavier else self.uniform((O, I), bound)
@@ -65,7 +121,18 @@ class Init:
         return weight, b
 
     def kaiming(self, shape):
-        """Return a convolution (kh, kw, I, O), normal by its fan-out, for ReLUs."""
+        """Return a convolution, normal by its fan-out, for ReLUs.
+
+        Parameters
+        ----------
+        shape : (kh, kw, I, O)
+            Of the kernel.
+
+        Returns
+        -------
+        weight : (kh, kw, I, O) array
+            Of standard deviation √(2 / (kh·kw·O)).
+        """
         kh, kw, _, O = shape
         return self.normal(shape, math.sqrt(2 / (kh * kw * O)))
 
@@ -76,6 +143,7 @@ def offset_bias(M, L, K, order='released'):
     Parameters
     ----------
     M, L, K : int
+        Heads, levels, keys of a level and head.
     order : {'released', 'paper'}
         Directions by angle 2πm/M, each scaled to max-norm 1; or as A.4 lists them for
         M = 8: (−k, −k), (−k, 0), (−k, k), (0, −k), (0, k), (k, −k), (k, 0), (k, k).

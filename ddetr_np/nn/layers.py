@@ -9,19 +9,44 @@ class Linear(Module):
 
     Parameters
     ----------
-    weight : (O, I) array
-    bias : (O,) array
+    weight, bias : (O, I) and (O,) arrays
+        W and b to start with.
     """
 
     def __init__(self, weight, bias):
         self.weight, self.bias = Param(weight), Param(bias)
 
     def forward(self, x):
-        """Map (..., I) to (..., O)."""
+        """Apply the map.
+
+        Parameters
+        ----------
+        x : (..., I) array
+            Channels last.
+
+        Returns
+        -------
+        y : (..., O) array
+        cache
+        """
         return ops.linear.linear(x, self.weight.data, self.bias.data)
 
     def backward(self, dy, cache, need_dx=True):
-        """Add to the gradients; return dx (..., I), or None if it is not needed."""
+        """Add to the gradients.
+
+        Parameters
+        ----------
+        dy : like y
+            ∂loss/∂y.
+        cache
+            From the forward.
+        need_dx : bool
+            False where x is no function of what learns: dx is None then.
+
+        Returns
+        -------
+        dx : like x, or None
+        """
         dx, dW, db = ops.linear.linear_backward(dy, cache, need_dx)
         self.weight.grad += dW
         self.bias.grad += db
@@ -34,13 +59,26 @@ class MLP(Module):
     Parameters
     ----------
     layers : list of Linear
+        In the order of computation.
     """
 
     def __init__(self, layers):
         self.layers = layers
 
     def forward(self, x):
-        """Map (..., I) to (..., O)."""
+        """Apply the maps.
+
+        Parameters
+        ----------
+        x : (..., I) array
+            With the channels of the first map's input.
+
+        Returns
+        -------
+        y : (..., O) array
+        caches : list of (cache, active)
+            Of each map and the ReLU after it; no ReLU follows the last.
+        """
         caches = []
         for i, layer in enumerate(self.layers):
             x, cache = layer.forward(x)
@@ -51,7 +89,19 @@ class MLP(Module):
         return x, caches
 
     def backward(self, dy, caches):
-        """Add to the gradients; return dx (..., I)."""
+        """Add to the gradients.
+
+        Parameters
+        ----------
+        dy : like y
+            ∂loss/∂y.
+        caches : list
+            From the forward.
+
+        Returns
+        -------
+        dx : like x
+        """
         for layer, (cache, active) in zip(self.layers[::-1], caches[::-1], strict=True):
             if active is not None:
                 dy = ops.activation.relu_backward(dy, active)
@@ -65,9 +115,13 @@ class Conv2d(Module):
     Parameters
     ----------
     weight : (kh, kw, I, O) array
+        The kernel to start with.
     bias : (O,) array or None
+        None for no bias.
     stride, padding, dilation : int
+        In pixels, the same on both axes; padding is with zeros, on all four sides.
     learns : bool
+        False for a frozen convolution.
     """
 
     def __init__(
@@ -78,12 +132,38 @@ class Conv2d(Module):
         self.geometry = (stride, padding, dilation)
 
     def forward(self, x):
-        """Map (N, H, W, I) to (N, Ho, Wo, O)."""
+        """Convolve.
+
+        Parameters
+        ----------
+        x : (N, H, W, I) array
+            Maps, not yet padded.
+
+        Returns
+        -------
+        y : (N, Ho, Wo, O) array
+            Ho and Wo by `ops.conv.conv_size`.
+        cache : ops.conv.ConvCache
+        """
         bias = None if self.bias is None else self.bias.data
         return ops.conv.conv2d(x, self.weight.data, bias, *self.geometry)
 
     def backward(self, dy, cache, need_dx=True):
-        """Add to the gradients; return dx (N, H, W, I), or None if it is not needed."""
+        """Add to the gradients, if it learns.
+
+        Parameters
+        ----------
+        dy : like y
+            ∂loss/∂y.
+        cache : ops.conv.ConvCache
+            From the forward.
+        need_dx : bool
+            False where x is no function of what learns: dx is None then.
+
+        Returns
+        -------
+        dx : like x, or None
+        """
         learns = self.weight.learns
         need_db = learns and self.bias is not None
         dx, dW, db = ops.conv.conv2d_backward(dy, cache, need_dx, learns, need_db)
@@ -95,17 +175,48 @@ class Conv2d(Module):
 
 
 class LayerNorm(Module):
-    """Layer normalisation over C channels, initially the identity's scale and shift."""
+    """Layer normalisation over C channels, initially the identity's scale and shift.
+
+    Parameters
+    ----------
+    C : int
+        Channels.
+    init : Init
+        Gives the dtype.
+    """
 
     def __init__(self, C, init):
         self.weight, self.bias = Param(init.full(C, 1)), Param(init.full(C, 0))
 
     def forward(self, x):
-        """Map (..., C) to (..., C)."""
+        """Normalise over the last axis.
+
+        Parameters
+        ----------
+        x : (..., C) array
+            Each place has a mean and variance of its own.
+
+        Returns
+        -------
+        y : (..., C) array
+        cache : ops.norm.NormCache
+        """
         return ops.norm.layer_norm(x, self.weight.data, self.bias.data)
 
     def backward(self, dy, cache):
-        """Add to the gradients; return dx (..., C)."""
+        """Add to the gradients.
+
+        Parameters
+        ----------
+        dy : like y
+            ∂loss/∂y.
+        cache : ops.norm.NormCache
+            From the forward.
+
+        Returns
+        -------
+        dx : like x
+        """
         dx, dweight, dbias = ops.norm.layer_norm_backward(dy, cache)
         self.weight.grad += dweight
         self.bias.grad += dbias
@@ -113,18 +224,51 @@ class LayerNorm(Module):
 
 
 class GroupNorm(Module):
-    """Group normalisation over the pixels of a picture and C / groups channels."""
+    """Group normalisation over the pixels of a picture and C / groups channels.
+
+    Parameters
+    ----------
+    C : int
+        Channels.
+    groups : int
+        A divisor of C.
+    init : Init
+        Gives the dtype.
+    """
 
     def __init__(self, C, groups, init):
         self.weight, self.bias = Param(init.full(C, 1)), Param(init.full(C, 0))
         self.groups = groups
 
     def forward(self, x):
-        """Map (N, H, W, C) to (N, H, W, C)."""
+        """Normalise each picture's groups of channels.
+
+        Parameters
+        ----------
+        x : (N, H, W, C) array
+            Its padded pixels are part of the statistics, as published.
+
+        Returns
+        -------
+        y : (N, H, W, C) array
+        cache : ops.norm.NormCache
+        """
         return ops.norm.group_norm(x, self.weight.data, self.bias.data, self.groups)
 
     def backward(self, dy, cache):
-        """Add to the gradients; return dx (N, H, W, C)."""
+        """Add to the gradients.
+
+        Parameters
+        ----------
+        dy : like y
+            ∂loss/∂y.
+        cache : ops.norm.NormCache
+            From the forward.
+
+        Returns
+        -------
+        dx : like x
+        """
         dx, dweight, dbias = ops.norm.group_norm_backward(dy, cache)
         self.weight.grad += dweight
         self.bias.grad += dbias
@@ -140,8 +284,11 @@ class BatchNorm(Module):
     Parameters
     ----------
     C : int
+        Channels.
     init : Init
+        Gives the dtype.
     frozen : bool
+        False where weight and bias learn and the statistics move in training.
     """
 
     def __init__(self, C, init, frozen=True):
@@ -152,7 +299,13 @@ class BatchNorm(Module):
         self.frozen = frozen
 
     def affine(self):
-        """Return (scale, shift), each (C,), of the frozen norm."""
+        """Return the frozen norm as an affine map of each channel.
+
+        Returns
+        -------
+        scale, shift : (C,) arrays
+            y = scale ⊙ x + shift.
+        """
         return ops.norm.frozen_batch_norm(
             self.weight.data,
             self.bias.data,
@@ -161,7 +314,21 @@ class BatchNorm(Module):
         )
 
     def forward(self, x, run=EVAL):
-        """Map (N, H, W, C) to (N, H, W, C), by the batch's statistics in training."""
+        """Normalise each channel, by the batch's statistics in training.
+
+        Parameters
+        ----------
+        x : (N, H, W, C) array
+            In training the running statistics move towards its own.
+        run : Run
+            Whether it is training; a recomputation leaves the running statistics alone.
+
+        Returns
+        -------
+        y : (N, H, W, C) array
+        cache : (ops.norm.NormCache, bool)
+            With whether the statistics were the batch's.
+        """
         weight, bias = self.weight.data, self.bias.data
         mean, var = self.running_mean.data, self.running_var.data
         if not run.train:
@@ -177,7 +344,19 @@ class BatchNorm(Module):
         return y, (cache, True)
 
     def backward(self, dy, cache):
-        """Add to the gradients; return dx (N, H, W, C)."""
+        """Add to the gradients.
+
+        Parameters
+        ----------
+        dy : like y
+            ∂loss/∂y.
+        cache : (ops.norm.NormCache, bool)
+            From the forward.
+
+        Returns
+        -------
+        dx : like x
+        """
         cache, by_batch = cache
         backward = (
             ops.norm.batch_norm_backward
@@ -191,20 +370,63 @@ class BatchNorm(Module):
 
 
 class Dropout(Module):
-    """Dropout; the model gives each one its own stream of random numbers."""
+    """Dropout; the model gives each one its own stream of random numbers.
+
+    Parameters
+    ----------
+    p : float
+        Probability of dropping a value, in [0, 1).
+    """
 
     def __init__(self, p):
         self.p = p
         self.stream = 0
 
     def key(self, run):
-        """Return the key of the mask in this run, or None when nothing is dropped."""
+        """Return the key of the mask in this run, or None when nothing is dropped.
+
+        Parameters
+        ----------
+        run : Run
+            Gives seed and step.
+
+        Returns
+        -------
+        (int, int, int) or None
+            Seed, step and this dropout's stream.
+        """
         return (run.seed, run.step, self.stream) if run.train and self.p else None
 
     def forward(self, x, run=EVAL):
-        """Drop values of x in training."""
+        """Drop values of x in training.
+
+        Parameters
+        ----------
+        x : (...) array
+            What is kept of it is scaled by 1 / (1 − p).
+        run : Run
+            Whether it is training, and the key.
+
+        Returns
+        -------
+        y : like x
+        cache
+            The mask's key, not the mask; None when nothing is dropped.
+        """
         return ops.dropout.dropout(x, self.p, self.key(run))
 
     def backward(self, dy, cache):
-        """Return dx."""
+        """Draw the mask again and apply it to dy.
+
+        Parameters
+        ----------
+        dy : like y
+            ∂loss/∂y.
+        cache
+            From the forward.
+
+        Returns
+        -------
+        dx : like x
+        """
         return ops.dropout.dropout_backward(dy, cache)

@@ -25,7 +25,9 @@ class MSDeformAttn(Module):
     Parameters
     ----------
     config : Config
+        Gives C, M, L, K and init, the order of the initial offsets.
     init : Init
+        Draws the initial weights.
     """
 
     def __init__(self, config, init):
@@ -51,6 +53,7 @@ class MSDeformAttn(Module):
         x : (N, S, C) array
             Tokens of all levels.
         shapes : sequence of (H, W)
+            Of the levels; Σ H·W = S.
         padding : (N, S) bool array or None
             True where a token is padding: its value is zero.
 
@@ -84,7 +87,9 @@ class MSDeformAttn(Module):
         Parameters
         ----------
         dy : (N, Nq, C) array
+            ∂loss/∂y.
         cache : MSDeformAttnCache
+            From the forward.
         need_dp_hat : bool
             False where the reference points are constants: dp_hat is None then.
 

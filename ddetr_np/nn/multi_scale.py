@@ -14,9 +14,11 @@ class MultiScale(Module):
     Parameters
     ----------
     config : Config
+        Gives L, C and the norms' groups.
     channels : list of int
         Of C2 … C5.
     init : Init
+        Draws the initial weights.
     """
 
     def __init__(self, config, channels, init):
@@ -33,7 +35,20 @@ class MultiScale(Module):
             self.projections.append([conv, GroupNorm(C, config.groups, init)])
 
     def forward(self, features):
-        """Map C2 … C5 to the list of L maps (N, H_l, W_l, C)."""
+        """Make the L maps.
+
+        Parameters
+        ----------
+        features : list of (N, H, W, channels) arrays
+            C2 … C5, each with its own size and channels.
+
+        Returns
+        -------
+        maps : list of (N, H_l, W_l, C) arrays
+            One for each level, the finest first.
+        caches : list of (conv, norm)
+            Of each level's convolution and norm.
+        """
         maps, caches = [], []
         for l, (conv, norm) in enumerate(self.projections):
             y, conv_cache = conv.forward(self._source(l, features, maps))
@@ -49,15 +64,21 @@ class MultiScale(Module):
         return features[-1] if l == n else maps[-1]
 
     def backward(self, dmaps, caches, need_dx=True):
-        """Add to the gradients; return those of C2 … C5, None where there is none.
+        """Add to the gradients.
 
         Parameters
         ----------
         dmaps : list of (N, H_l, W_l, C) arrays
+            ∂loss/∂maps.
         caches : list
             Of `forward`.
         need_dx : bool
             False where the backbone does not learn.
+
+        Returns
+        -------
+        dfeatures : list of array or None
+            Of C2 … C5, like them; None where there is none.
         """
         n = len(self._stages)
         dmaps = list(dmaps)
@@ -84,6 +105,7 @@ def level_masks(mask, shapes):
     mask : (N, H, W) bool array
         True = padding.
     shapes : sequence of (H_l, W_l)
+        Of the levels' maps.
 
     Returns
     -------

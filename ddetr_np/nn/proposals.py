@@ -19,8 +19,11 @@ def base_boxes(shapes, ratios, padding, s):
     Parameters
     ----------
     shapes : sequence of (H, W)
+        Of the levels, the finest first; Σ H·W = S.
     ratios : (N, L, 2) array
+        Of `valid_ratios`.
     padding : (N, S) bool array or None
+        True where a token is padding.
     s : float
         Base object scale.
 
@@ -64,13 +67,17 @@ def propose(memory, guess, dropped, Nq, enc_output, norm, heads, top=None):
     Parameters
     ----------
     memory : (N, S, C) array
+        The encoder's tokens of all levels.
     guess : (N, S, 4) array
         Of `base_boxes`.
     dropped : (N, S) bool array
         Tokens whose memory is zeroed.
     Nq : int
+        How many to pick.
     enc_output, norm : Module
+        The linear map and the norm between the memory and the heads.
     heads : (class_embed, bbox_embed)
+        The first stage's own.
     top : (N, Nq) int array or None
         Tokens to take whatever their logits.
 
@@ -97,15 +104,25 @@ def propose(memory, guess, dropped, Nq, enc_output, norm, heads, top=None):
 
 
 def propose_backward(dlogits, dboxes, cache, enc_output, norm, heads):
-    """Add to the gradients; return dmemory (N, S, C).
+    """Add to the gradients; return that of the memory.
 
     Parameters
     ----------
     dlogits : (N, S, classes) array or None
+        ∂loss/∂logits; None for zeros.
     dboxes : (N, S, 4) array or None
+        ∂loss/∂boxes; None for zeros. At least one of the two is given.
     cache : ProposalsCache
+        Of `propose`.
     enc_output, norm : Module
+        Those of the forward.
     heads : (class_embed, bbox_embed)
+        Those of the forward.
+
+    Returns
+    -------
+    dmemory : (N, S, C) array
+        Zero at dropped tokens.
     """
     class_embed, bbox_embed = heads
     dy = None

@@ -4,13 +4,19 @@ from ..backend import get_xp
 
 
 def valid_ratios(masks, dtype='float32'):
-    """Return (N, L, 2): the unpadded share of each level's width and height.
+    """Return the unpadded share of each level's width and height.
 
     Parameters
     ----------
     masks : list of (N, H_l, W_l) bool arrays
         True = padding.
     dtype : {'float32', 'float64'}
+        Of the result.
+
+    Returns
+    -------
+    ratios : (N, L, 2) array
+        Of width and height, in [0, 1].
     """
     xp = get_xp(masks[0])
     ratios = []
@@ -23,7 +29,22 @@ def valid_ratios(masks, dtype='float32'):
 
 
 def pixel_centres(H, W, dtype, xp):
-    """Return (H·W, 2): x + ½, y + ½ of a map's pixels, row by row."""
+    """x + ½, y + ½ of a map's pixels, row by row.
+
+    Parameters
+    ----------
+    H, W : int
+        The map's size.
+    dtype : {'float32', 'float64'}
+        Of the result.
+    xp : module
+        NumPy or CuPy.
+
+    Returns
+    -------
+    centres : (H·W, 2) array
+        x, y in pixels from the map's top-left edge.
+    """
     y, x = xp.meshgrid(
         xp.arange(H, dtype=dtype) + 0.5,
         xp.arange(W, dtype=dtype) + 0.5,
@@ -33,7 +54,7 @@ def pixel_centres(H, W, dtype, xp):
 
 
 def encoder_reference_points(shapes, ratios):
-    """Return p̂ (N, S, L, 2): each token's own place, on every level.
+    """Return p̂: each token's own place, on every level.
 
     A pixel centre is a fraction of its level's unpadded size, and that fraction of each
     level's unpadded size is where the query looks.
@@ -41,8 +62,14 @@ def encoder_reference_points(shapes, ratios):
     Parameters
     ----------
     shapes : sequence of (H, W)
+        Of the levels; Σ H·W = S.
     ratios : (N, L, 2) array
         Of `valid_ratios`.
+
+    Returns
+    -------
+    p_hat : (N, S, L, 2) array
+        x, y as fractions of the padded map.
     """
     xp = get_xp(ratios)
     points = []

@@ -45,19 +45,55 @@ def _conv_norm_backward(dy, cache, conv, bn, need_dx=True):
 
 
 class Stem(Module):
-    """7 × 7 convolution, norm, ReLU, max pooling: a quarter of the picture's size."""
+    """7 × 7 convolution, norm, ReLU, max pooling: a quarter of the picture's size.
+
+    Parameters
+    ----------
+    conv1 : Conv2d
+        Of stride 2, from 3 channels to width.
+    bn1 : BatchNorm
+        Of its output.
+    """
 
     def __init__(self, conv1, bn1):
         self.conv1, self.bn1 = conv1, bn1
 
     def forward(self, x, run=EVAL):
-        """Map (N, H, W, 3) to (N, H/4, W/4, width)."""
+        """Halve the size twice.
+
+        Parameters
+        ----------
+        x : (N, H, W, 3) array
+            Normalised pictures.
+        run : Run
+            What a norm that learns goes by.
+
+        Returns
+        -------
+        y : (N, H/4, W/4, width) array
+            Each half is rounded up.
+        cache : (conv, pool)
+        """
         y, conv = _conv_norm(x, self.conv1, self.bn1, run)
         y, pool = ops.pool.max_pool(y)
         return y, (conv, pool)
 
     def backward(self, dy, cache, need_dx=True):
-        """Add to the gradients; return dx (N, H, W, 3) or None."""
+        """Add to the gradients.
+
+        Parameters
+        ----------
+        dy : like y
+            ∂loss/∂y.
+        cache : (conv, pool)
+            From the forward.
+        need_dx : bool
+            False where the pictures' gradient is not asked for: dx is None then.
+
+        Returns
+        -------
+        dx : like x, or None
+        """
         conv, pool = cache
         dy = ops.pool.max_pool_backward(dy, pool)
         return _conv_norm_backward(dy, conv, self.conv1, self.bn1, need_dx)[0]
@@ -71,8 +107,12 @@ class Block(Module):
     I, planes, expansion : int
         Channels in; inside; and how many times more come out.
     stride, dilation : int
+        Of its first 3×3 convolution; the shortcut takes the stride too. Basic blocks
+        are not dilated.
     init : Init
+        Draws the initial weights.
     frozen, frozen_norm : bool
+        Whether the convolutions, and whether the norms, are constants.
     """
 
     def __init__(
@@ -106,7 +146,22 @@ class Block(Module):
             self.downsample = [conv(I, O, 1, stride), norm(O)]
 
     def forward(self, x, run=EVAL):
-        """Map (N, H, W, I) to (N, H/stride, W/stride, O)."""
+        """Apply the convolutions, and add the shortcut.
+
+        Parameters
+        ----------
+        x : (N, H, W, I) array
+            The maps of the part before.
+        run : Run
+            What a norm that learns goes by.
+
+        Returns
+        -------
+        y : (N, H/stride, W/stride, O) array
+            O = planes · expansion; sizes are rounded up.
+        cache : (down, caches)
+            Of the shortcut's convolution, None where there is none, and of the others.
+        """
         shortcut, down = x, None
         if self.downsample:
             shortcut, down = _conv_norm(x, *self.downsample, run, relu=False)
@@ -119,7 +174,21 @@ class Block(Module):
         return y, (down, caches)
 
     def backward(self, dy, cache, need_dx=True):
-        """Add to the gradients; return dx (N, H, W, I) or None."""
+        """Add to the gradients.
+
+        Parameters
+        ----------
+        dy : like y
+            ∂loss/∂y.
+        cache : (down, caches)
+            From the forward.
+        need_dx : bool
+            False where x is no function of what learns: dx is None then.
+
+        Returns
+        -------
+        dx : like x, or None
+        """
         down, caches = cache
         dshortcut = None
         for i in range(len(caches))[::-1]:
@@ -150,7 +219,9 @@ class ResNet(Module):
     Parameters
     ----------
     config : Config
+        Gives backbone, width, dilation, freeze_at and frozen_norm.
     init : Init
+        Draws the initial weights.
     """
 
     def __init__(self, config, init):
@@ -207,8 +278,11 @@ class ResNet(Module):
         Parameters
         ----------
         images : (N, H, W, 3) array
+            Normalised pictures.
         keep : {'all', 'inputs', 'none'}
+            What to keep of each part that learns, as in `forward_keeping`.
         run : Run
+            What norms that learn go by.
 
         Returns
         -------
@@ -233,6 +307,7 @@ class ResNet(Module):
         dfeatures : list of array or None
             Of C2 … C5; None where nothing comes back.
         cache : ResNetCache
+            From the forward.
         images : bool
             Go on through the frozen parts to the pictures.
 

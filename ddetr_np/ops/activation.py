@@ -5,14 +5,37 @@ from ..backend import get_xp, replaceable
 
 @replaceable
 def relu(x):
-    """y = max(x, 0), of x (...); y is its own cache."""
+    """y = max(x, 0), element by element.
+
+    Parameters
+    ----------
+    x : (...) array
+        Of any shape.
+
+    Returns
+    -------
+    y : like x
+        It is its own cache.
+    """
     y = get_xp(x).maximum(x, 0)
     return y, y
 
 
 @replaceable
 def relu_backward(dy, y):
-    """dx = dy where y > 0; at the kink 0, as published."""
+    """dx = dy where y > 0; at the kink 0, as published.
+
+    Parameters
+    ----------
+    dy : like y
+        ∂loss/∂y.
+    y : (...) array
+        From the forward.
+
+    Returns
+    -------
+    dx : like y
+    """
     return dy * (y > 0)
 
 
@@ -23,6 +46,7 @@ def softmax(s):
     Parameters
     ----------
     s : (..., n) array
+        Logits of any finite size: the largest is subtracted first.
 
     Returns
     -------
@@ -37,14 +61,34 @@ def softmax(s):
 
 @replaceable
 def softmax_backward(dA, A):
-    """ds = A ⊙ (dA − ⟨dA, A⟩); s is not kept."""
+    """ds = A ⊙ (dA − ⟨dA, A⟩); s is not kept.
+
+    Parameters
+    ----------
+    dA : (..., n) array
+        ∂loss/∂A.
+    A : (..., n) array
+        From the forward.
+
+    Returns
+    -------
+    ds : (..., n) array
+    """
     return A * (dA - (dA * A).sum(-1, keepdims=True))
 
 
 def sigmoid(x):
-    """σ(x) = 1 / (1 + exp(−x)) of x (...), without overflow; σ(±∞) is exact.
+    """σ(x) = 1 / (1 + exp(−x)), without overflow; σ(±∞) is exact.
 
-    Its own cache.
+    Parameters
+    ----------
+    x : (...) array
+        Of any shape and size.
+
+    Returns
+    -------
+    y : like x
+        In [0, 1]; it is its own cache.
     """
     xp = get_xp(x)
     e = xp.exp(-xp.abs(x))  # in [0, 1]
@@ -53,7 +97,19 @@ def sigmoid(x):
 
 
 def sigmoid_backward(dy, y):
-    """dx = dy σ (1 − σ)."""
+    """dx = dy σ (1 − σ).
+
+    Parameters
+    ----------
+    dy : like y
+        ∂loss/∂y.
+    y : (...) array
+        σ, from the forward.
+
+    Returns
+    -------
+    dx : like y
+    """
     return dy * y * (1 - y)
 
 
@@ -68,6 +124,7 @@ def inverse_sigmoid(p, eps=INVERSE_SIGMOID_EPS):
     p : (...) array
         In [0, 1]; what lies outside is held at the border.
     eps : float
+        Above 0; |x| is at most log(1 / eps).
 
     Returns
     -------
@@ -81,7 +138,19 @@ def inverse_sigmoid(p, eps=INVERSE_SIGMOID_EPS):
 
 
 def inverse_sigmoid_backward(dx, cache):
-    """dp = dx (1/p + 1/(1 − p)), each term only where it is not held."""
+    """dp = dx (1/p + 1/(1 − p)), each term only where it is not held.
+
+    Parameters
+    ----------
+    dx : (...) array
+        ∂loss/∂x.
+    cache
+        From the forward.
+
+    Returns
+    -------
+    dp : like dx
+    """
     p, eps = cache
     xp = get_xp(dx)
     slope = xp.where((p >= eps) & (p <= 1), 1 / xp.maximum(p, eps), 0)

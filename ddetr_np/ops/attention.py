@@ -20,12 +20,14 @@ class AttentionCache(NamedTuple):
 def attention(q, k, v, p=0.0, key=None):
     """Σ_k A_mqk v_mk with A_mqk ∝ exp(q_mq · k_mk / √C_v): the inside of Eq. 1.
 
-    q, k and v are the heads' U_m z, V_m x and W'_m x; W_m is the linear map after it.
+    W_m is the linear map after it.
 
     Parameters
     ----------
     q : (N, Nq, M, Cv) array
+        The heads' U_m z.
     k, v : (N, Nk, M, Cv) arrays
+        The heads' V_m x and W'_m x.
     p, key
         Dropout of the weights A.
 
@@ -46,7 +48,20 @@ def attention(q, k, v, p=0.0, key=None):
 
 @replaceable
 def attention_backward(dy, cache):
-    """Return dq (N, Nq, M, Cv), dk and dv (N, Nk, M, Cv)."""
+    """Return dq, dk and dv.
+
+    Parameters
+    ----------
+    dy : (N, Nq, M, Cv) array
+        ∂loss/∂y.
+    cache : AttentionCache
+        From the forward.
+
+    Returns
+    -------
+    dq : (N, Nq, M, Cv) array
+    dk, dv : (N, Nk, M, Cv) arrays
+    """
     q, k, v, A, drop = cache
     xp = get_xp(dy)
     dy = dy.transpose(0, 2, 1, 3)

@@ -12,6 +12,7 @@ def corners(loc, H, W):
         (x, y) in [0, 1]; (0, 0) is the map's top-left edge, not its first pixel centre.
         A point outside is met by zeros.
     H, W : int
+        The map's size, pixels.
 
     Yields
     ------
@@ -50,6 +51,7 @@ def sample(v, loc, H, W):
     loc : (..., 2) array
         (x, y) in [0, 1].
     H, W : int
+        The map's size, pixels.
 
     Returns
     -------
@@ -64,6 +66,13 @@ def sample(v, loc, H, W):
 
 def sample_backward(dy, cache):
     """dv[row] += g dy; dloc = Σ_corner (W ∂g/∂x, H ∂g/∂y) ⟨dy, v[row]⟩.
+
+    Parameters
+    ----------
+    dy : (..., C) array
+        ∂loss/∂y.
+    cache
+        From the forward.
 
     Returns
     -------

@@ -34,7 +34,20 @@ def box_from_reference(delta, p_hat):
 
 
 def box_from_reference_backward(dbox, cache):
-    """Return ddelta (..., 4) and dp_hat (..., 2 or 4)."""
+    """Return ddelta and dp_hat.
+
+    Parameters
+    ----------
+    dbox : (..., 4) array
+        ∂loss/∂box.
+    cache
+        From the forward.
+
+    Returns
+    -------
+    ddelta : (..., 4) array
+    dp_hat : (..., 2 or 4) array
+    """
     box, inverse, n = cache
     ddelta = sigmoid_backward(dbox, box)
     return ddelta, inverse_sigmoid_backward(ddelta[..., :n], inverse)
@@ -46,6 +59,7 @@ def cxcywh_to_xyxy(box):
     Parameters
     ----------
     box : (..., 4) array
+        In any unit, which is kept.
 
     Returns
     -------
@@ -56,12 +70,33 @@ def cxcywh_to_xyxy(box):
 
 
 def cxcywh_to_xyxy_backward(dxyxy):
-    """Return dbox (..., 4): centre: both corners' sum; size: half their difference."""
+    """Return dbox, centre: both corners' sum; size: half their difference.
+
+    Parameters
+    ----------
+    dxyxy : (..., 4) array
+        ∂loss/∂(x0, y0, x1, y1).
+
+    Returns
+    -------
+    dbox : (..., 4) array
+        Of cx, cy, w, h.
+    """
     low, high = dxyxy[..., :2], dxyxy[..., 2:]
     return get_xp(dxyxy).concatenate([low + high, (high - low) / 2], -1)
 
 
 def xyxy_to_cxcywh(box):
-    """(x0, y0, x1, y1) → (cx, cy, w, h), over the last axis of box (..., 4)."""
+    """(x0, y0, x1, y1) → (cx, cy, w, h), over the last axis.
+
+    Parameters
+    ----------
+    box : (..., 4) array
+        In any unit, which is kept.
+
+    Returns
+    -------
+    (..., 4) array
+    """
     low, high = box[..., :2], box[..., 2:]
     return get_xp(box).concatenate([(low + high) / 2, high - low], -1)

@@ -14,7 +14,21 @@ class ConvCache(NamedTuple):
 
 
 def conv_size(size, kernel, stride=1, padding=0, dilation=1):
-    """Return the length of a convolution's output along one axis."""
+    """Return the length of a convolution's output along one axis.
+
+    Parameters
+    ----------
+    size : int
+        Of the input along the axis, pixels, without its padding.
+    kernel : int
+        Number of taps.
+    stride, padding, dilation : int
+        Pixels: from window to window, added at either end, from tap to tap.
+
+    Returns
+    -------
+    int
+    """
     return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
 
 
@@ -42,9 +56,13 @@ def conv2d(x, W, b=None, stride=1, padding=0, dilation=1):
     Parameters
     ----------
     x : (N, H, W, I) array
+        Maps of I channels.
     W : (kh, kw, I, O) array
+        W[i, j] is the matrix of the tap in row i, column j.
     b : (O,) array or None
+        None adds nothing.
     stride, padding, dilation : int
+        Pixels, the same along both axes.
 
     Returns
     -------
@@ -70,7 +88,9 @@ def conv2d_backward(dy, cache, need_dx=True, need_dW=True, need_db=True):
     Parameters
     ----------
     dy : (N, Ho, Wo, O) array
+        ∂loss/∂y.
     cache : ConvCache
+        From the forward.
     need_dx, need_dW, need_db : bool
         What is not needed is None.
 
@@ -117,12 +137,17 @@ def conv_norm_relu(
     Parameters
     ----------
     x : (N, H, W, I) array
+        Maps of I channels.
     W : (kh, kw, I, O) array
+        W[i, j] is the matrix of the tap in row i, column j.
     scale, shift : (O,) arrays
         Constants.
     residual : (N, Ho, Wo, O) array or None
+        None adds nothing.
     relu : bool
+        False leaves the ReLU out.
     stride, padding, dilation : int
+        Pixels, the same along both axes.
 
     Returns
     -------
@@ -143,11 +168,21 @@ def conv_norm_relu(
 def conv_norm_relu_backward(dy, cache, need_dx=True, need_dW=True):
     """dresidual = dy where y > 0; the convolution sees scale times that.
 
+    Parameters
+    ----------
+    dy : (N, Ho, Wo, O) array
+        ∂loss/∂y.
+    cache : ConvNormCache
+        From the forward.
+    need_dx, need_dW : bool
+        What is not needed is None.
+
     Returns
     -------
     dx : (N, H, W, I) array or None
     dW : (kh, kw, I, O) array or None
     dresidual : (N, Ho, Wo, O) array or None
+        None where the forward had no residual.
     """
     if cache.relu:
         dy = dy * (cache.y > 0)

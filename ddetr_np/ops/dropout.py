@@ -9,17 +9,37 @@ DRAWN = 16  # of them at each count of the generator
 
 
 def threshold(p):
-    """Return how many of the `VALUES` numbers drop their element, at least one not."""
+    """Return how many of the `VALUES` numbers drop their element, at least one not.
+
+    Parameters
+    ----------
+    p : float
+        Probability to drop, in [0, 1).
+
+    Returns
+    -------
+    int
+    """
     return min(round(p * VALUES), VALUES - 1)
 
 
 def scale(p):
-    """Return 1 / the share that is kept: p is rounded to a multiple of 1 / VALUES."""
+    """Return 1 / the share that is kept: p is rounded to a multiple of 1 / VALUES.
+
+    Parameters
+    ----------
+    p : float
+        Probability to drop, in [0, 1).
+
+    Returns
+    -------
+    float
+    """
     return VALUES / (VALUES - threshold(p))
 
 
 def kept(p, key, n, start=0):
-    """Return a (n,) array of bool: which elements from `start` on are kept.
+    """Return which elements from `start` on are kept.
 
     Philox counts: a number is a function of the key and of its place. So nothing of the
     mask is stored, and any part of it can be drawn by itself.
@@ -27,9 +47,16 @@ def kept(p, key, n, start=0):
     Parameters
     ----------
     p : float
+        Probability to drop, in [0, 1).
     key : (int, int, int)
+        Seed, step and stream, as in `dropout`.
     n, start : int
-        `start` is a multiple of `DRAWN`.
+        How many elements, and the first one's place; `start` is a multiple of `DRAWN`.
+
+    Returns
+    -------
+    (n,) bool array
+        True = kept; on the host.
     """
     seed, step, stream = key
     philox = np.random.Philox(
@@ -46,6 +73,7 @@ def dropout(x, p, key):
     Parameters
     ----------
     x : (...) array
+        Its elements meet the random numbers in C order.
     p : float
         In [0, 1); rounded to a multiple of 2⁻¹⁶.
     key : (int, int, int) or None
@@ -68,7 +96,19 @@ def dropout(x, p, key):
 
 @replaceable
 def dropout_backward(dy, cache):
-    """dx = dy ⊙ mask / (1 − p), the mask drawn again: dropout is its own transpose."""
+    """dx = dy ⊙ mask / (1 − p), the mask drawn again: dropout is its own transpose.
+
+    Parameters
+    ----------
+    dy : like y
+        ∂loss/∂y.
+    cache
+        From the forward; None if that was switched off.
+
+    Returns
+    -------
+    dx : like dy
+    """
     if cache is None:
         return dy
     return dropout.plain(dy, *cache)[0]

@@ -23,10 +23,15 @@ def feed_forward(x, W1, b1, W2, b2, p=0.0, key=None):
     Parameters
     ----------
     x : (..., C) array
+        C channels of each token.
     W1 : (F, C) array
+        To the F hidden channels.
     b1 : (F,) array
+        Bias of the hidden channels.
     W2 : (C, F) array
+        Back to C channels.
     b2 : (C,) array
+        Bias of the result.
     p, key
         Of the dropout.
 
@@ -51,7 +56,9 @@ def feed_forward_backward(dy, cache):
     Parameters
     ----------
     dy : (..., C) array
+        ∂loss/∂y.
     cache : FeedForwardCache
+        From the forward.
 
     Returns
     -------

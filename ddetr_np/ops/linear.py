@@ -10,8 +10,11 @@ def linear(x, W, b):
     Parameters
     ----------
     x : (..., I) array
+        I channels in, along the last axis.
     W : (O, I) array
+        One row for each of the O channels out.
     b : (O,) array
+        Bias.
 
     Returns
     -------
@@ -31,7 +34,9 @@ def linear_backward(dy, cache, need_dx=True):
     Parameters
     ----------
     dy : (..., O) array
+        ∂loss/∂y.
     cache
+        From the forward.
     need_dx : bool
         False where x is no function of what learns: dx is None then.
 

@@ -29,6 +29,7 @@ def sigmoid_focal_loss(x, target, alpha=0.25, gamma=2.0):
     x : (...) array
         Logits, of any finite size.
     target : bool array, shaped like x
+        True where the right answer is yes.
     alpha : float
         α_t is alpha where target, else 1 − alpha.
     gamma : float
@@ -56,6 +57,17 @@ def sigmoid_focal_loss_backward(dy, cache):
     """dx = ∓dy α_t q^γ (γ (1 − q) nll + q): minus where target.
 
     q = 1 − p_t and nll = −log p_t have dq/ds = −q (1 − q) and dnll/ds = −q.
+
+    Parameters
+    ----------
+    dy : array or float
+        ∂loss/∂y, shaped like y or one number for all of it.
+    cache : FocalCache
+        From the forward.
+
+    Returns
+    -------
+    dx : array, shaped like x
     """
     q, nll, target, alpha, gamma = cache
     dx = (1 - q) * nll
@@ -79,7 +91,8 @@ def l1(a, b):
 
     Parameters
     ----------
-    a, b : (...) arrays that broadcast
+    a, b : (...) arrays
+        They broadcast.
 
     Returns
     -------
@@ -96,6 +109,17 @@ def l1_backward(dy, sign):
     """da = dy sign(a − b), db = −da; at the kink a = b both are 0, as published.
 
     For a and b of one shape.
+
+    Parameters
+    ----------
+    dy : array
+        ∂loss/∂y, or what broadcasts to it.
+    sign : (...) array
+        sign(a − b), the forward's cache.
+
+    Returns
+    -------
+    da, db : (...) arrays
     """
     da = dy * sign
     return da, -da
@@ -133,6 +157,7 @@ def giou_backward(dy, cache):
     Parameters
     ----------
     dy : (...) array
+        ∂loss/∂y.
     cache
         Of a and b of one shape.
 

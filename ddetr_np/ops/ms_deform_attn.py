@@ -29,6 +29,7 @@ def sampling_locations(p_hat, offset, shapes):
     offset : (N, Nq, M, L, K, 2) array
         Δp as x, y: in pixels of level l, or with boxes in units of wh / 2K (A.4).
     shapes : sequence of (H, W)
+        The L levels' sizes, pixels.
 
     Returns
     -------
@@ -59,7 +60,9 @@ def sampling_locations_backward(dloc, cache, need_dp_hat=True):
     Parameters
     ----------
     dloc : (N, Nq, M, L, K, 2) array
+        ∂loss/∂loc.
     cache
+        From the forward.
     need_dp_hat : bool
         False where the reference points are constants.
 
@@ -124,7 +127,9 @@ def ms_deform_attn_backward(dy, cache):
     Parameters
     ----------
     dy : (N, Nq, M, Cv) array
+        ∂loss/∂y.
     cache : CoreCache
+        From the forward.
 
     Returns
     -------
@@ -168,7 +173,13 @@ def _reads(value, shapes, loc):
 
 
 def check_shapes(value, shapes, loc, A):
-    """Raise ValueError unless the arguments of `ms_deform_attn` belong together."""
+    """Raise ValueError unless the arguments of `ms_deform_attn` belong together.
+
+    Parameters
+    ----------
+    value, shapes, loc, A
+        As of `ms_deform_attn`.
+    """
     if value.ndim != 4 or loc.ndim != 6 or A.ndim != 5:
         raise ValueError(
             'expected value (N, S, M, Cv), loc (N, Nq, M, L, K, 2) and A '

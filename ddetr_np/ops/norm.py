@@ -16,7 +16,9 @@ def frozen_batch_norm(weight, bias, mean, var, eps=EPS):
     Parameters
     ----------
     weight, bias, mean, var : (C,) arrays
+        w, b and the statistics of each channel, all constant.
     eps : float
+        Added to the variance.
 
     Returns
     -------
@@ -58,8 +60,11 @@ def layer_norm(x, weight, bias, eps=EPS):
     Parameters
     ----------
     x : (..., C) array
+        C channels of each token.
     weight, bias : (C,) arrays
+        w and b.
     eps : float
+        Added to the variance.
 
     Returns
     -------
@@ -72,7 +77,20 @@ def layer_norm(x, weight, bias, eps=EPS):
 
 @replaceable
 def layer_norm_backward(dy, cache):
-    """Return dx (..., C), dweight (C,), dbias (C,)."""
+    """Return dx, dweight and dbias.
+
+    Parameters
+    ----------
+    dy : (..., C) array
+        ∂loss/∂y.
+    cache : NormCache
+        From the forward.
+
+    Returns
+    -------
+    dx : (..., C) array
+    dweight, dbias : (C,) arrays
+    """
     x_hat, inv, weight = cache
     dx = _normalise_backward(dy * weight, x_hat, inv, -1)
     axes = tuple(range(dy.ndim - 1))
@@ -88,10 +106,13 @@ def group_norm(x, weight, bias, groups, eps=EPS):
     Parameters
     ----------
     x : (N, H, W, C) array
+        N pictures' maps.
     weight, bias : (C,) arrays
+        Factor and summand of each channel, after the norm.
     groups : int
         A divisor of C.
     eps : float
+        Added to the variance.
 
     Returns
     -------
@@ -109,7 +130,20 @@ def group_norm(x, weight, bias, groups, eps=EPS):
 
 @replaceable
 def group_norm_backward(dy, cache):
-    """Return dx (N, H, W, C), dweight (C,), dbias (C,)."""
+    """Return dx, dweight and dbias.
+
+    Parameters
+    ----------
+    dy : (N, H, W, C) array
+        ∂loss/∂y.
+    cache : NormCache
+        From the forward.
+
+    Returns
+    -------
+    dx : (N, H, W, C) array
+    dweight, dbias : (C,) arrays
+    """
     x_hat, inv, weight = cache
     dx_hat = (dy * weight).reshape(x_hat.shape)
     dx = _normalise_backward(dx_hat, x_hat, inv, (1, 2, 4)).reshape(dy.shape)
@@ -123,8 +157,11 @@ def running_batch_norm(x, weight, bias, mean, var, eps=EPS):
     Parameters
     ----------
     x : (N, H, W, C) array
+        N pictures' maps.
     weight, bias, mean, var : (C,) arrays
+        w, b and the given statistics of each channel.
     eps : float
+        Added to the variance.
 
     Returns
     -------
@@ -137,7 +174,20 @@ def running_batch_norm(x, weight, bias, mean, var, eps=EPS):
 
 
 def running_batch_norm_backward(dy, cache):
-    """Return dx (N, H, W, C), dweight (C,), dbias (C,); statistics are constants."""
+    """Return dx, dweight and dbias; statistics are constants.
+
+    Parameters
+    ----------
+    dy : (N, H, W, C) array
+        ∂loss/∂y.
+    cache : NormCache
+        From the forward.
+
+    Returns
+    -------
+    dx : (N, H, W, C) array
+    dweight, dbias : (C,) arrays
+    """
     x_hat, inv, weight = cache
     return dy * (weight * inv), (dy * x_hat).sum((0, 1, 2)), dy.sum((0, 1, 2))
 
@@ -149,8 +199,11 @@ def batch_norm(x, weight, bias, eps=EPS):
     Parameters
     ----------
     x : (N, H, W, C) array
+        N pictures' maps.
     weight, bias : (C,) arrays
+        Factor and summand of each channel, after the norm.
     eps : float
+        Added to the variance.
 
     Returns
     -------
@@ -166,7 +219,20 @@ def batch_norm(x, weight, bias, eps=EPS):
 
 @replaceable
 def batch_norm_backward(dy, cache):
-    """Return dx (N, H, W, C), dweight (C,), dbias (C,)."""
+    """Return dx, dweight and dbias; the statistics depend on x.
+
+    Parameters
+    ----------
+    dy : (N, H, W, C) array
+        ∂loss/∂y.
+    cache : NormCache
+        From the forward.
+
+    Returns
+    -------
+    dx : (N, H, W, C) array
+    dweight, dbias : (C,) arrays
+    """
     x_hat, inv, weight = cache
     dx = _normalise_backward(dy * weight, x_hat, inv, (0, 1, 2))
     return dx, (dy * x_hat).sum((0, 1, 2)), dy.sum((0, 1, 2))

@@ -33,7 +33,9 @@ def max_pool(x, kernel=3, stride=2, padding=1):
     Parameters
     ----------
     x : (N, H, W, C) array
+        Each channel is pooled by itself; the padding is −∞.
     kernel, stride, padding : int
+        Pixels, the same along both axes.
 
     Returns
     -------
@@ -58,7 +60,19 @@ def max_pool(x, kernel=3, stride=2, padding=1):
 
 @replaceable
 def max_pool_backward(dy, cache):
-    """Each window's gradient goes to the pixel it came from: dx (N, H, W, C)."""
+    """Each window's gradient goes to the pixel it came from.
+
+    Parameters
+    ----------
+    dy : (N, Ho, Wo, C) array
+        ∂loss/∂y.
+    cache : PoolCache
+        From the forward.
+
+    Returns
+    -------
+    dx : (N, H, W, C) array
+    """
     xp = get_xp(dy)
     (H, W), p = cache.size, cache.padding
     N, C = dy.shape[0], dy.shape[-1]

@@ -63,6 +63,7 @@ def box_position(box, C):
     box : (..., 4) array
         cx, cy, w, h in [0, 1].
     C : int
+        A multiple of 4.
 
     Returns
     -------
@@ -79,6 +80,13 @@ def box_position(box, C):
 
 def box_position_backward(dpos, cache):
     """d sin = cos, d cos = −sin: each channel's slope is its neighbour's value.
+
+    Parameters
+    ----------
+    dpos : (..., 2 C) array
+        ∂loss/∂pos.
+    cache : BoxPositionCache
+        From the forward.
 
     Returns
     -------

@@ -15,7 +15,17 @@ BLOCK_GPU = 1 << 22  # a launch has its price: fewer, larger pieces
 
 @replaceable
 def sum_of_squares(a):
-    """Σ a² of a (...), a () float64 array summed so; a NaN in `a` shows."""
+    """Σ a², summed in float64; a NaN in `a` shows.
+
+    Parameters
+    ----------
+    a : (...) array
+        Of any shape and precision.
+
+    Returns
+    -------
+    () float64 array
+    """
     xp = get_xp(a)
     total = xp.zeros((), 'float64')
     for (block,) in _blocks(a):
@@ -48,6 +58,7 @@ def adamw_update(
     param, grad, exp_avg, exp_avg_sq : arrays of one shape
         p, g, m and v; all but grad are overwritten.
     lr, beta1, beta2, eps, weight_decay : float
+        lr, β₁, β₂, ε and λ.
     step : int
         t, counted from 1.
     grad_scale : float
@@ -86,7 +97,9 @@ def sgd_update(
     param, grad, buffer : arrays of one shape
         p, g and m; p and m are overwritten. buffer is None without momentum.
     lr, momentum, weight_decay : float
+        lr, μ and λ.
     nesterov : bool
+        True takes the second form; without momentum they are the same.
     grad_scale : float
         The clipping's factor.
     """

@@ -37,7 +37,22 @@ def _sample(rng, c):
 
 
 def attention_weights(rng, N, c):
-    """Return A (N, Nq, M, L, K) that sums to 1 over levels and keys."""
+    """Return A that sums to 1 over levels and keys.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Drawn from.
+    N : int
+        Pictures.
+    c : Config
+        Its Nq, M, L and K are used.
+
+    Returns
+    -------
+    A : (N, Nq, M, L, K) array
+        All above 0.
+    """
     A = rng.uniform(0.1, 1, (N, c.Nq, c.M, c.L, c.K))
     return A / A.sum((3, 4), keepdims=True)
 

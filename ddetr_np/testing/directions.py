@@ -31,6 +31,7 @@ class GradientCheck(NamedTuple):
     name : str
         The operation or module, and the case.
     argument : str
+        The input or part whose gradient this is.
     numeric : float
         ⟨dy, J v⟩ by finite differences.
     analytic : float
@@ -155,6 +156,7 @@ def check_gradients(
     dy : array or tuple of arrays
         Like y.
     name : str
+        For the results and messages.
     seed : int
         Of the directions.
     tol, step : float

@@ -12,6 +12,7 @@ def exercise(title):
     Parameters
     ----------
     title : str
+        Printed in brackets after the outcome.
 
     Returns
     -------

@@ -9,20 +9,66 @@ from .table import CASES, cases
 
 
 def operation(name):
-    """Return (forward, backward) of an operation in `ops`, as 'module.function'."""
+    """Return (forward, backward) of an operation in `ops`, as 'module.function'.
+
+    Parameters
+    ----------
+    name : str
+        'module.function', as in `CASES`.
+
+    Returns
+    -------
+    forward : callable
+        That function.
+    backward : callable
+        Its `*_backward` in the same module.
+    """
     module, function = name.rsplit('.', 1)
     module = getattr(ops, module)
     return getattr(module, function), getattr(module, f'{function}_backward')
 
 
 def run_forward(forward, case, **inputs):
-    """Return y, and the cache in a tuple, which is empty where there is none."""
+    """Return y, and the cache in a tuple, which is empty where there is none.
+
+    Parameters
+    ----------
+    forward : callable
+        An operation of `ops`.
+    case : Case
+        Whose inputs and settings it is called with.
+    **inputs
+        Arrays in place of the case's inputs of these names.
+
+    Returns
+    -------
+    y : array
+        The operation's output.
+    cache : tuple
+        Of length 1 or 0.
+    """
     result = forward(**{**case.inputs, **inputs}, **case.settings)
     return (result[0], result[1:2]) if isinstance(result, tuple) else (result, ())
 
 
 def run_backward(backward, case, dy, cache):
     """Return {input: gradient}.
+
+    Parameters
+    ----------
+    backward : callable
+        Called with dy, the cache if there is one, and the case's keywords.
+    case : Case
+        Says whose gradients are returned, in what order.
+    dy : array
+        Like y.
+    cache : tuple
+        From `run_forward`.
+
+    Returns
+    -------
+    dict
+        Name → array like that input; gradients of what is no input are left out.
 
     Raises
     ------
@@ -49,10 +95,13 @@ def check_case(name, case, backward=None, seed=0, tol=TOLERANCE):
     name : str
         'module.function' in `ops`.
     case : Case
+        The inputs to check it at.
     backward : callable, optional
         Checked in place of the operation's own.
     seed : int
+        Of dy and the directions.
     tol : float
+        As for `check_direction`.
 
     Returns
     -------
@@ -86,6 +135,7 @@ def check_operations(
     seed : int
         Of inputs and directions.
     tol : float
+        As for `check_direction`.
     device : str
         Where they run: 'cpu', 'cuda:0', …
 

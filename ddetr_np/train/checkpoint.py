@@ -30,6 +30,7 @@ def write_checkpoint(folder, weights, config, tensors, facts):
     Parameters
     ----------
     folder : path
+        The run's; it exists.
     weights : dict of str → array
         Published names and layouts.
     config : dict
@@ -85,6 +86,7 @@ def read_checkpoint(folder):
     Parameters
     ----------
     folder : path
+        The run's.
 
     Returns
     -------
@@ -126,7 +128,13 @@ def _read(path):
 
 
 def sweep(folder):
-    """Remove what killed processes have left half-written."""
+    """Remove what killed processes have left half-written.
+
+    Parameters
+    ----------
+    folder : path
+        The run's; nothing may be writing to it.
+    """
     for path in [*Path(folder).glob('.*.part.*'), *Path(folder).glob(f'.{PREVIOUS}-*')]:
         with contextlib.suppress(OSError):
             path.unlink()

@@ -18,6 +18,7 @@ class Ema:
     Parameters
     ----------
     model : Module
+        On the device it learns on; the averages are made there.
     decay : float
         In (0, 1).
     """
@@ -41,7 +42,13 @@ class Ema:
 
     @contextlib.contextmanager
     def applied(self):
-        """Give the model the averages within the block."""
+        """Give the model the averages within the block.
+
+        Yields
+        ------
+        None
+            At the end, or on an error, the model has its own weights again.
+        """
         self._swap()
         try:
             yield
@@ -57,7 +64,14 @@ class Ema:
             p.data, self._averages[name] = self._averages[name], p.data
 
     def state_dict(self):
-        """Return {'n': int, 'average': {published name: array}}."""
+        """Return what `load_state_dict` needs to go on exactly.
+
+        Returns
+        -------
+        dict
+            'n': int, the updates so far; 'average': {published name: array in the
+            published layout}.
+        """
         average = {
             name: self._params[name].publish(a) for name, a in self._averages.items()
         }
@@ -65,6 +79,11 @@ class Ema:
 
     def load_state_dict(self, state):
         """Restore `state_dict`.
+
+        Parameters
+        ----------
+        state : dict
+            As `state_dict` returns it.
 
         Raises
         ------

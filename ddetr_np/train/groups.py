@@ -37,6 +37,7 @@ class Group:
     lr : float
         The rate of now: base_lr times the factors of the schedules.
     weight_decay : float
+        λ; schedules leave it as it is.
     """
 
     def __init__(self, params, lr, weight_decay):
@@ -57,7 +58,9 @@ def make_groups(model, lr, weight_decay, rules=None):
     Parameters
     ----------
     model : Module
+        Its frozen parameters may fit a rule, but are in no group.
     lr, weight_decay : float
+        Of the first group; rules multiply them.
     rules : sequence of GroupRule or None
         The first that fits counts. None: the published ones, backbone × 0.1, and × 0.1
         for the linear maps that make reference points and sampling offsets.

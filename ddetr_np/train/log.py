@@ -14,10 +14,12 @@ class Log:
     Parameters
     ----------
     folder : Path
+        The run's; it exists.
     size : int
         Bytes that are kept: what was written after the checkpoint that a run goes on
         from will be written again.
     tensorboard : bool
+        Write scalars to RUN/tensorboard too.
     step : int
         The step a run goes on from.
     """
@@ -37,7 +39,14 @@ class Log:
         return self._file.buffer.tell()
 
     def write(self, record):
-        """Append a record: 'kind', 'step' and numbers."""
+        """Append a record: 'kind', 'step' and numbers.
+
+        Parameters
+        ----------
+        record : dict
+            A float that is not finite is written as null. TensorBoard gets the numbers,
+            as kind/name at the step.
+        """
         # JSON has no NaN
         record = {
             k: None if isinstance(v, float) and not math.isfinite(v) else v
@@ -59,7 +68,13 @@ class Log:
 
 
 def need_board():
-    """Return the class that writes for TensorBoard; InputError says how to get it."""
+    """Return the class that writes for TensorBoard; InputError says how to get it.
+
+    Returns
+    -------
+    type
+        `tensorboardX.SummaryWriter`.
+    """
     try:
         from tensorboardX import SummaryWriter
     except ImportError as error:
@@ -74,7 +89,18 @@ def _open_board(folder, step):
 
 
 def read_metrics(folder):
-    """Return the records of a run so far; a last line without end is left out."""
+    """Return the records of a run so far; a last line without end is left out.
+
+    Parameters
+    ----------
+    folder : Path
+        The run's.
+
+    Returns
+    -------
+    list of dict
+        As `Log.write` took them, null as None; empty if nothing was written yet.
+    """
     path = folder / NAME
     if not path.exists():
         return []

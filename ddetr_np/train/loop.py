@@ -41,6 +41,7 @@ def train_model(settings, out, *, resume=False, tell=None, stop=None):
     Parameters
     ----------
     settings : Settings
+        Relative paths count from the working directory; they are stored as absolute.
     out : path
         The run's folder.
     resume : bool
@@ -197,7 +198,9 @@ def learn(state, criterion, batches, keep='all'):
     state : State
         It moves on by a step.
     criterion : Criterion
+        Made from the model's config.
     batches : list of Batch
+        At least one; they are brought to the model's device.
     keep : {'all', 'inputs'}
 
     Returns
@@ -252,7 +255,18 @@ def learn(state, criterion, batches, keep='all'):
 
 
 def averaged(state):
-    """Return a context in which the model has its moving average, if there is one."""
+    """Return a context in which the model has its moving average, if there is one.
+
+    Parameters
+    ----------
+    state : State
+        Its model gets its own weights back when the block ends.
+
+    Returns
+    -------
+    context manager
+        It does nothing where `state.ema` is None.
+    """
     return state.ema.applied() if state.ema else contextlib.nullcontext()
 
 
@@ -293,6 +307,16 @@ def _open_folder(settings, out, resume):
 
 def stored_settings(out):
     """Return the Settings that the run in a folder began with.
+
+    Parameters
+    ----------
+    out : path
+        The run's folder.
+
+    Returns
+    -------
+    Settings
+        Those of its settings.toml.
 
     Raises
     ------

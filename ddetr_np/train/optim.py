@@ -19,7 +19,9 @@ class Optimizer:
     Parameters
     ----------
     model : Module
+        What is to learn; its parameters are updated in place.
     lr, weight_decay : float
+        Of the main group, 0 or more.
     clip : float or None
         The gradients' largest global norm; None or 0 does not clip.
     groups : sequence of GroupRule or None
@@ -108,6 +110,11 @@ class Optimizer:
     def load_state_dict(self, state):
         """Restore `state_dict`. Schedules have their own.
 
+        Parameters
+        ----------
+        state : dict
+            As `state_dict` returns it.
+
         Raises
         ------
         InputError
@@ -159,6 +166,7 @@ class AdamW(Optimizer):
     Parameters
     ----------
     model : Module
+        What is to learn; its parameters are updated in place.
     lr : float
         Of the main group.
     weight_decay : float
@@ -170,6 +178,7 @@ class AdamW(Optimizer):
     betas : (float, float)
         In [0, 1).
     eps : float
+        ε of `adamw_update`, above 0.
     """
 
     slots = ('exp_avg', 'exp_avg_sq')
@@ -211,8 +220,15 @@ class SGD(Optimizer):
     Parameters
     ----------
     model : Module
-    lr, momentum, weight_decay : float
+        What is to learn; its parameters are updated in place.
+    lr : float
+        Of the main group.
+    momentum : float
+        μ of `sgd_update`, in [0, 1).
+    weight_decay : float
+        λ, on every parameter.
     nesterov : bool
+        Step along g + μ m rather than m; needs momentum.
     clip : float or None
         The gradients' largest global norm; None or 0 does not clip.
     groups : sequence of GroupRule or None
@@ -256,6 +272,11 @@ def grad_norm(params):
     params : dict
         Name → Param.
 
+    Returns
+    -------
+    float
+        0 if there are no parameters.
+
     Raises
     ------
     NotFiniteError
@@ -275,6 +296,18 @@ def grad_norm(params):
 
 
 def need(condition, name, value, expected):
-    """Raise InputError unless the condition on a setting holds."""
+    """Raise InputError unless the condition on a setting holds.
+
+    Parameters
+    ----------
+    condition : bool
+        What must hold.
+    name : str
+        The setting's, for the message.
+    value : object
+        What came.
+    expected : str
+        What the condition says, as '0 or more'.
+    """
     if not condition:
         raise InputError(f'{name} is {value!r}; expected {expected}')

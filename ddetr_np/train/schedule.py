@@ -11,6 +11,11 @@ class Schedule:
     The factor is a pure function of `n`, the number of `step()` calls. Schedules of one
     optimiser multiply, and each is stepped at its own pace: a warm-up every iteration,
     say, and a drop every epoch.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+        It takes the schedule up; its rates are set at once.
     """
 
     def __init__(self, optimizer):
@@ -20,7 +25,18 @@ class Schedule:
         optimizer.update_lr()
 
     def factor(self, n):
-        """The factor after n steps."""
+        """The factor after n steps.
+
+        Parameters
+        ----------
+        n : int
+            Calls of `step` so far.
+
+        Returns
+        -------
+        float
+            What the groups' base rates are multiplied by, 0 or more.
+        """
         raise NotImplementedError
 
     def step(self):
@@ -29,11 +45,23 @@ class Schedule:
         self.optimizer.update_lr()
 
     def state_dict(self):
-        """Return {'n': int}."""
+        """Return what `load_state_dict` needs to go on exactly.
+
+        Returns
+        -------
+        dict
+            'n': int, the steps so far.
+        """
         return {'n': self.n}
 
     def load_state_dict(self, state):
-        """Restore `state_dict` and set the learning rates."""
+        """Restore `state_dict` and set the learning rates.
+
+        Parameters
+        ----------
+        state : dict
+            As `state_dict` returns it.
+        """
         self.n = int(state['n'])
         self.optimizer.update_lr()
 
@@ -44,9 +72,11 @@ class StepLR(Schedule):
     Parameters
     ----------
     optimizer : Optimizer
+        It takes the schedule up; its rates are set at once.
     step : int
         Published: 40, stepped once an epoch, of 50.
     gamma : float
+        The factor of each drop, 0 or more.
     """
 
     def __init__(self, optimizer, step=40, gamma=0.1):
@@ -65,8 +95,11 @@ class Cosine(Schedule):
     Parameters
     ----------
     optimizer : Optimizer
+        It takes the schedule up; its rates are set at once.
     steps : int
+        At least 1.
     end : float
+        The last factor, 0 or more.
     """
 
     def __init__(self, optimizer, steps, end=0.0):
@@ -86,7 +119,9 @@ class Warmup(Schedule):
     Parameters
     ----------
     optimizer : Optimizer
+        It takes the schedule up; its rates are set at once.
     steps : int
+        At least 1.
     start : float
         In (0, 1].
     """

@@ -13,6 +13,10 @@ class AugmentSettings(Augment):
 
     Parameters
     ----------
+    scales, long, flip_x, flip_y, crop, share, visible
+        As for `Augment`.
+    brightness, contrast, saturation, hue : float
+        As for `random_colours`.
     kind : {'published', 'custom', 'none'}
         The released code's; what the other fields say, those of `Augment`; or only
         resizing, as in evaluation.
@@ -37,7 +41,18 @@ class AugmentSettings(Augment):
             )
 
     def make(self, short, long):
-        """Return what `Loader` takes; short and long are those of evaluation."""
+        """Return what `Loader` takes; short and long are those of evaluation.
+
+        Parameters
+        ----------
+        short, long : int
+            Pixels; only with kind 'none' are pictures resized to them.
+
+        Returns
+        -------
+        callable
+            (picture, target, rng) → picture, target.
+        """
         if self.kind == 'published':
             return published
         if self.kind == 'none':

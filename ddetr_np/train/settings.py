@@ -52,7 +52,9 @@ class Settings:
         Of initial weights, order, augmentation and dropout.
     dtype : {'float32', 'float64'}
     device : str
+        'cpu', 'cuda:0', 'cuda:1' …
     epochs : int
+        How often all pictures are seen.
     batch, accumulate : int
         Pictures that go through the model together, and how many such batches make one
         step. Published: 32 pictures in a step.
@@ -62,6 +64,7 @@ class Settings:
         'inputs' computes the layers again for the backward pass and needs less memory.
     optimizer : {'adamw', 'sgd'}
     lr, weight_decay : float
+        Of the main group; the decay is that of all groups.
     backbone_lr, offsets_lr : float
         Factors of lr: of the backbone; of the linear maps that make reference points
         and sampling offsets.
@@ -90,7 +93,9 @@ class Settings:
     tensorboard : bool
         Write scalars for TensorBoard too (needs the extra `tensorboard`).
     augment : AugmentSettings
+        What is done to training pictures.
     scenes : SceneSettings
+        What is drawn where data or val is 'scenes'.
     model : dict
         Fields of `Config` that differ from the variant.
     """
@@ -182,6 +187,11 @@ class Settings:
         **changes
             Values by name: 'lr', and for those in a table 'augment.flip_y' or a dict.
 
+        Returns
+        -------
+        Settings
+            The other settings are those of now.
+
         Raises
         ------
         InputError
@@ -203,20 +213,44 @@ class Settings:
         )
 
     def to_flat(self):
-        """Return {'lr': …, 'augment.kind': …, 'model.C': …}."""
+        """Return {'lr': …, 'augment.kind': …, 'model.C': …}.
+
+        Returns
+        -------
+        dict
+            Every setting by name; of the table `model` only what is set.
+        """
         return dict(_flatten(dataclasses.asdict(self)))
 
     def to_toml(self):
-        """Return the settings as the text of a TOML file."""
+        """Return the settings as the text of a TOML file.
+
+        Returns
+        -------
+        str
+            Every setting, defaults too.
+        """
         return to_toml(dataclasses.asdict(self))
 
     def write(self, path):
-        """Write the settings as TOML, all or nothing."""
+        """Write the settings as TOML, all or nothing.
+
+        Parameters
+        ----------
+        path : path
+            Its folder must exist.
+        """
         with replacing(path) as part:
             part.write_text(self.to_toml(), encoding='utf-8')
 
     def need_same(self, stored):
-        """Raise InputError if a run with other settings cannot go on with these."""
+        """Raise InputError if a run with other settings cannot go on with these.
+
+        Parameters
+        ----------
+        stored : Settings
+            Those that the run began with.
+        """
         ours, theirs = self.to_flat(), stored.to_flat()
         free = FREE if self.schedule == 'cosine' else FREE | {'epochs'}
         changed = [
@@ -246,8 +280,14 @@ def read_settings(path, base=None):
     Parameters
     ----------
     path : path
+        TOML; settings by the names that `Settings` has.
     base : Settings, optional
         Where the file says nothing; the defaults if not given.
+
+    Returns
+    -------
+    Settings
+        Paths stand as in the file.
 
     Raises
     ------

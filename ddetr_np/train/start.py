@@ -19,6 +19,19 @@ PUBLISHED_LR, PUBLISHED_BATCH = 2e-4, 32
 def open_data(settings):
     """Return the data sets to learn from and, or None, to be judged on.
 
+    Parameters
+    ----------
+    settings : Settings
+        `data` and `val` name them, `scenes` says what is drawn.
+
+    Returns
+    -------
+    data : Dataset
+        To learn from.
+    val : Dataset or None
+        To be judged on; a file's classes are numbered as those of `data` if labels is
+        'contiguous'.
+
     Raises
     ------
     InputError
@@ -57,7 +70,19 @@ def _read(path, pictures, settings, names=None):
 
 
 def describe_data(data):
-    """Return what must be the same when a run goes on: counts, classes, ids."""
+    """Return what must be the same when a run goes on: counts, classes, ids.
+
+    Parameters
+    ----------
+    data : Dataset
+        What the run learns from.
+
+    Returns
+    -------
+    dict
+        'pictures': int; 'classes': list of names; 'ids': int, a checksum of the
+        pictures' ids and numbers of boxes (0 for scenes).
+    """
     examples = getattr(data, 'examples', None)
     ids = '' if examples is None else repr([(e.id, len(e.boxes)) for e in examples])
     return {
@@ -68,7 +93,15 @@ def describe_data(data):
 
 
 def need_same_data(now, before, origin):
-    """Raise InputError if a run began with other data."""
+    """Raise InputError if a run began with other data.
+
+    Parameters
+    ----------
+    now, before : dict
+        Of `describe_data`; `before` as the checkpoint has it.
+    origin : str
+        What the data set was read from, for the message.
+    """
     for what, value in before.items():
         if now[what] != value:
             raise InputError(
@@ -79,7 +112,17 @@ def need_same_data(now, before, origin):
 
 
 class Kept(NamedTuple):
-    """What became of the weights that a run starts from: lists of published names."""
+    """What became of the weights that a run starts from: lists of published names.
+
+    Parameters
+    ----------
+    kept : list of str
+        The model's, taken from the checkpoint.
+    renewed : list of str
+        The model's, drawn anew.
+    unused : list of str
+        The checkpoint's, which the model does not have.
+    """
 
     kept: list
     renewed: list  # the model's, drawn anew
@@ -92,10 +135,16 @@ def build(settings, data, tell):
     Parameters
     ----------
     settings : Settings
+        `weights` or `variant`, and `model`, say which it is.
     data : Dataset
         Its classes are the model's.
     tell : callable
         Called as tell('weights', path=…, kept=Kept) and tell('warning', text=…).
+
+    Returns
+    -------
+    DeformableDETR
+        On the CPU, in the settings' dtype.
     """
     given = _classes(settings, data) | {'short': settings.short, 'long': settings.long}
     if settings.weights:
@@ -180,6 +229,7 @@ def lr_advice(lr, pictures):
     Parameters
     ----------
     lr : float
+        Of the main group.
     pictures : int
         batch × accumulate.
 
@@ -201,7 +251,18 @@ def lr_advice(lr, pictures):
 
 
 def absolute(settings):
-    """Return settings whose paths do not depend on the folder one is in."""
+    """Return settings whose paths do not depend on the folder one is in.
+
+    Parameters
+    ----------
+    settings : Settings
+        Of which `data`, `val`, `weights` and the like may be relative paths.
+
+    Returns
+    -------
+    Settings
+        A copy; 'scenes' and the names of weights are left as they are.
+    """
     changes = {}
     for name in ('data', 'val', 'pictures', 'val_pictures', 'weights',
                  'backbone_weights'):

@@ -20,6 +20,7 @@ class State:
     Parameters
     ----------
     settings : Settings
+        They name the optimiser, the schedules and whether there is an average.
     model : DeformableDETR
         On its device.
     steps : int
@@ -73,7 +74,15 @@ class State:
         self.done = 0
 
     def save(self, folder, **facts):
-        """Write a checkpoint; `facts` are what the caller wants back."""
+        """Write a checkpoint; `facts` are what the caller wants back.
+
+        Parameters
+        ----------
+        folder : path
+            The run's; it exists.
+        **facts
+            As JSON can hold them; among the facts of `read_checkpoint`.
+        """
         weights = {n: p.publish(p.data) for n, p in self.model.named_params()}
         optimizer = self.optimizer.state_dict()
         tensors = {slot: optimizer.pop(slot) for slot in self.optimizer.slots}
@@ -91,6 +100,11 @@ class State:
 
     def restore(self, tensors, facts):
         """Take up what `save` wrote; the model has its weights already.
+
+        Parameters
+        ----------
+        tensors, facts : dict
+            As `read_checkpoint` returns them.
 
         Raises
         ------
@@ -115,7 +129,22 @@ class State:
 
 
 def restored_model(settings, weights, config):
-    """Return the model that a checkpoint holds, on the run's device."""
+    """Return the model that a checkpoint holds, on the run's device.
+
+    Parameters
+    ----------
+    settings : Settings
+        For dtype, seed and device.
+    weights : dict of str → array
+        Published names and layouts.
+    config : dict
+        `Config.to_dict()`.
+
+    Returns
+    -------
+    DeformableDETR
+        With exactly those weights.
+    """
     model = DeformableDETR(
         Config.from_dict(config), settings.dtype, settings.seed, empty=True
     )
@@ -124,7 +153,20 @@ def restored_model(settings, weights, config):
 
 
 def make_optimizer(settings, model):
-    """Return the optimiser of a run, with the published groups at its factors."""
+    """Return the optimiser of a run, with the published groups at its factors.
+
+    Parameters
+    ----------
+    settings : Settings
+        `optimizer` says which it is.
+    model : DeformableDETR
+        On its device.
+
+    Returns
+    -------
+    AdamW or SGD
+        Before its first step.
+    """
     groups = (
         GroupRule(('backbone.0',), settings.backbone_lr),
         GroupRule(('reference_points', 'sampling_offsets'), settings.offsets_lr),

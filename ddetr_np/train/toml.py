@@ -11,6 +11,16 @@ from ..errors import InputError
 def read_toml(path):
     """Return the tables of a TOML file as a dict.
 
+    Parameters
+    ----------
+    path : path
+        The file: UTF-8.
+
+    Returns
+    -------
+    dict
+        What stands above the tables is at its top, each table a dict in it.
+
     Raises
     ------
     InputError
@@ -28,6 +38,18 @@ def read_toml(path):
 
 def parse_setting(text):
     """Return ('lr', 1e-3) of 'lr=1e-3'; values as TOML or Python write them, or a word.
+
+    Parameters
+    ----------
+    text : str
+        NAME=VALUE; spaces about both are left out.
+
+    Returns
+    -------
+    name : str
+        Dotted for what is in a table.
+    value : object
+        The text itself if it is neither TOML nor Python.
 
     Raises
     ------
@@ -54,6 +76,11 @@ def to_toml(settings):
     ----------
     settings : dict
         Words, numbers, lists of them, and dicts of these, which become tables.
+
+    Returns
+    -------
+    str
+        The tables come last.
     """
     top, tables = [], []
     for name, value in settings.items():

@@ -70,7 +70,13 @@ def _palette(image):
 
 
 def has_ffmpeg():
-    """Return whether MP4 can be written."""
+    """Return whether MP4 can be written.
+
+    Returns
+    -------
+    bool
+        Whether the program ffmpeg is on the path.
+    """
     return shutil.which('ffmpeg') is not None
 
 

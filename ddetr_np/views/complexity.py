@@ -26,6 +26,7 @@ def draw_attention(config, H, W):
     Parameters
     ----------
     config : Config
+        Its C, M, L, K, Nq and dilation are used.
     H, W : int
         Pixels of the picture whose number of tokens S is held or marked.
 
@@ -190,6 +191,11 @@ def draw_models(H, W):
     On the left for a picture of (H, W) pixels, on the right for the size at which the
     published costs come out, with these marked.
 
+    Parameters
+    ----------
+    H, W : int
+        Pixels of the picture on the left.
+
     Returns
     -------
     matplotlib.figure.Figure
@@ -242,8 +248,16 @@ def save_plots(folder, config, H, W):
     Parameters
     ----------
     folder : Path
+        It must exist; files in it of the same names are overwritten.
     config : Config
+        For `draw_attention`; the models are the published ones.
     H, W : int
+        The picture's pixels, for both.
+
+    Returns
+    -------
+    list of Path
+        attention.png, attention.svg, models.png and models.svg.
     """
     paths = []
     for name, figure in (

@@ -17,6 +17,7 @@ def draw_curves(report):
     Parameters
     ----------
     report : Report
+        What `evaluate` returned.
 
     Returns
     -------
@@ -53,5 +54,13 @@ def draw_curves(report):
 
 
 def save_curves(path, report):
-    """Write the curves; the file's ending says in which format."""
+    """Write the curves; the file's ending says in which format.
+
+    Parameters
+    ----------
+    path : path
+        Where to; what stands there is overwritten.
+    report : Report
+        As for `draw_curves`.
+    """
     draw_curves(report).savefig(path, dpi=130)

@@ -67,6 +67,7 @@ def save_detections(path, picture, detections):
     Parameters
     ----------
     path : path
+        Where to; what stands there is overwritten.
     picture, detections
         As for `draw_detections`.
     """
@@ -105,7 +106,18 @@ def _frame(draw, box, line, colour):
 
 @functools.cache
 def label_font(pixels):
-    """Return the font of all labels at a size in pixels."""
+    """Return the font of all labels at a size in pixels.
+
+    Parameters
+    ----------
+    pixels : int
+        Of the em; a line of text is somewhat higher.
+
+    Returns
+    -------
+    PIL.ImageFont.FreeTypeFont
+        DejaVu Sans Bold; one object for each size.
+    """
     # Matplotlib ships this font, so that every machine draws the same label
     folder = Path(matplotlib.get_data_path()) / 'fonts' / 'ttf'
     return ImageFont.truetype(str(folder / 'DejaVuSans-Bold.ttf'), pixels)

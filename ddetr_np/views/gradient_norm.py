@@ -27,6 +27,7 @@ def draw_gradient_norms(norms, seen):
     Parameters
     ----------
     norms : GradientNorms
+        Of one detection; a map for each of its items.
     seen : Look
         What the norms were made from.
 
@@ -73,7 +74,9 @@ def draw_map(axes, norm):
     Parameters
     ----------
     axes : matplotlib.axes.Axes
+        The map spans x from 0 to W and y from 0, its top, to H.
     norm : (H, W) array
+        At least 0: one of the maps of `GradientNorms`.
 
     Returns
     -------
@@ -93,6 +96,12 @@ def brightest(norm):
     Parameters
     ----------
     norm : (H, W) array
+        At least 0.
+
+    Returns
+    -------
+    float
+        Its 99.5th percentile, or its maximum where that is 0.
     """
     high = float(np.percentile(norm, BRIGHTEST))
     # fewer pixels than that may be all there is

@@ -26,6 +26,7 @@ def draw_reference_points(seen, threshold=0.3):
     Parameters
     ----------
     seen : Look
+        The picture and the pass it made.
     threshold : float
         Detections whose boxes are followed, of these the six best. If none scores as
         much, the best one.
@@ -163,6 +164,7 @@ def draw_padding(config, sizes):
     Parameters
     ----------
     config : Config
+        Of the model whose feature levels are drawn.
     sizes : sequence of (H, W)
         The pictures' pixels; the batch has the largest of each.
 
@@ -196,5 +198,13 @@ def draw_padding(config, sizes):
 
 
 def save_reference_points(path, seen, threshold=0.3):
-    """Write `draw_reference_points`; the file's ending says in which format."""
+    """Write `draw_reference_points`; the file's ending says in which format.
+
+    Parameters
+    ----------
+    path : path
+        Where to; what stands there is overwritten.
+    seen, threshold
+        As for `draw_reference_points`.
+    """
     draw_reference_points(seen, threshold).savefig(path, dpi=120)

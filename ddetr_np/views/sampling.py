@@ -44,6 +44,7 @@ def draw_sampling(
     Parameters
     ----------
     reads : Reads
+        What one query of one layer reads.
     axes : matplotlib.axes.Axes, optional
         Where to draw; a figure of its own if not given.
     head, level : int, optional
@@ -98,7 +99,27 @@ def draw_sampling(
 
 
 def chosen(reads, head, level):
-    """Points (m, l, K, 2) and weights (m, l, K) of a head or all, a level or all."""
+    """Points and weights of a head or all, a level or all.
+
+    Parameters
+    ----------
+    reads : Reads
+        What one query of one layer reads.
+    head, level : int or None
+        From 0; negative ones count from the last. None is all.
+
+    Returns
+    -------
+    loc : (m, l, K, 2) array
+        x, y in pixels of the picture; m is 1 or M, l is 1 or L.
+    A : (m, l, K) array
+        Attention weights, as they are: those of a part do not sum to 1.
+
+    Raises
+    ------
+    InputError
+        There is no such head or level.
+    """
     M, L, _ = reads.A.shape
     heads, levels = slice(None), slice(None)
     if head is not None:
@@ -119,6 +140,20 @@ def _title(reads, head, level):
 
 def window_of(frames, zoom):
     """x0, y0, x1, y1 of what is to be seen, pixels: the same for all frames.
+
+    Parameters
+    ----------
+    frames : list of Reads
+        On one picture; a window that is nearer stands around the last one's reference
+        point.
+    zoom : float or (x0, y0, x1, y1)
+        As for `draw_sampling`. At 1 what lies up to a tenth of the picture's sides
+        outside of it is seen too.
+
+    Returns
+    -------
+    tuple of float
+        (0, 0) is the picture's top left; x0 < x1, y0 < y1.
 
     Raises
     ------
@@ -150,7 +185,18 @@ def window_of(frames, zoom):
 
 
 def check_zoom(zoom):
-    """Raise InputError if the picture cannot be seen so many times nearer."""
+    """Raise InputError if the picture cannot be seen so many times nearer.
+
+    Parameters
+    ----------
+    zoom : float
+        1 is the whole picture.
+
+    Raises
+    ------
+    InputError
+        It is less than 1, infinite or NaN.
+    """
     if not 1 <= zoom < math.inf:
         raise InputError(f'zoom is {zoom:g}; expected 1 (the whole picture) or more')
 
@@ -232,6 +278,7 @@ def draw_levels(reads, head=None, zoom=1):
     Parameters
     ----------
     reads : Reads
+        What one query of one layer reads.
     head : int, optional
         Only this head's points.
     zoom : float or (x0, y0, x1, y1)
@@ -259,9 +306,11 @@ def draw_heads(reads, level=None, zoom=1):
     Parameters
     ----------
     reads : Reads
+        What one query of one layer reads.
     level : int, optional
         Only this level's points.
     zoom : float or (x0, y0, x1, y1)
+        As for `draw_levels`.
 
     Returns
     -------
@@ -302,7 +351,18 @@ def _panels(reads, panels, zoom, most, title):
 
 
 def pixels_of(figure):
-    """(H, W, 3) uint8: the figure, drawn."""
+    """The figure, drawn.
+
+    Parameters
+    ----------
+    figure : matplotlib.figure.Figure
+        Drawn at its own size and dots per inch.
+
+    Returns
+    -------
+    pixels : (H, W, 3) uint8 array
+        RGB, the top row first.
+    """
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.array(canvas.buffer_rgba())[..., :3]
@@ -316,7 +376,9 @@ def save_figure(path, figure):
     Parameters
     ----------
     path : path
+        Ends in .png or .svg; what stands there is overwritten.
     figure : matplotlib.figure.Figure
+        PNG has 150 dots per inch.
     """
     if Path(path).suffix == '.svg':
         options = {'metadata': {'Date': None}}

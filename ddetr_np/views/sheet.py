@@ -20,8 +20,16 @@ def draw_truth(picture, example, names):
     Parameters
     ----------
     picture : (H, W, 3) uint8 array
+        As `example.picture()` reads it.
     example : Example
+        The picture's; its boxes are drawn, the smallest on top.
     names : sequence of str
+        Of the classes; a crowd's label says so.
+
+    Returns
+    -------
+    PIL.Image.Image
+        Enlarged a whole number of times where its longer side has less than 420 pixels.
     """
     rows = zip(example.boxes.tolist(), example.labels.tolist(), example.crowd.tolist())
     # the smallest first: they lie on top, and their labels choose their places
@@ -38,12 +46,19 @@ def draw_outcomes(picture, outcomes, names, threshold=0.3):
     Parameters
     ----------
     picture : (H, W, 3) uint8 array
+        In its own size, which the outcomes' boxes count in.
     outcomes : sequence of Miss
         Of this picture.
     names : sequence of str
+        Of the classes.
     threshold : float
         False detections with a lower score are left out; a truth whose match scores
         less counts as missed.
+
+    Returns
+    -------
+    PIL.Image.Image
+        Enlarged as by `draw_truth`. Missed is vermilion, false orange, found green.
     """
     drawn = []
     for o in sorted(outcomes, key=lambda o: -o.score):
@@ -79,8 +94,11 @@ def make_sheet(images, captions, title='', columns=4, width=480):
     Parameters
     ----------
     images : sequence of PIL.Image.Image
+        Row by row; each is resized to the width of a column.
     captions : sequence of str
+        A line above each picture.
     title : str
+        A line above all; '' for none.
     columns : int
         At most.
     width : int

@@ -20,6 +20,7 @@ def explore_sampling(seen, threshold=0.3):
     Parameters
     ----------
     seen : Look
+        The picture and the pass it made.
     threshold : float
         Detections that score less are left out; the best is always there.
 

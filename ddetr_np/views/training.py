@@ -68,5 +68,13 @@ def _mean(values, window):
 
 
 def save_training(path, records):
-    """Write the curves; the file's ending says in which format."""
+    """Write the curves; the file's ending says in which format.
+
+    Parameters
+    ----------
+    path : path
+        Where to; what stands there is overwritten.
+    records : list of dict
+        As for `draw_training`.
+    """
     draw_training(records).savefig(path, dpi=110)

@@ -10,7 +10,18 @@ NAME = re.compile(r'[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*')
 
 
 def is_name(path):
-    """Whether a string may be OWNER/NAME on the hub rather than a path."""
+    """Whether a string may be OWNER/NAME on the hub rather than a path.
+
+    Parameters
+    ----------
+    path : str or Path
+        What the user gave; a Path never is a name.
+
+    Returns
+    -------
+    bool
+        By its form alone: the hub is not asked.
+    """
     return isinstance(path, str) and NAME.fullmatch(path) is not None
 
 
@@ -24,6 +35,12 @@ def fetch(name):
     ----------
     name : str
         OWNER/NAME.
+
+    Returns
+    -------
+    Path
+        In the client's cache, with config.json and model.safetensors, or
+        pytorch_model.bin where the hub has no safetensors.
 
     Raises
     ------

@@ -29,6 +29,11 @@ def infer_config(tensors, metadata=None, **overrides):
     **overrides
         Fields of `Config` that the caller knows better.
 
+    Returns
+    -------
+    Config
+        Overrides go before what shapes show, and that before the metadata.
+
     Raises
     ------
     InputError
@@ -181,6 +186,12 @@ def from_args(args):
     Parameters
     ----------
     args : dict
+        The script's options by name, 'nheads', 'num_queries' and others.
+
+    Returns
+    -------
+    dict
+        M, Nq, dilation, dropout and refine, those that are given.
 
     Raises
     ------
@@ -208,6 +219,12 @@ def from_transformers(config):
     Parameters
     ----------
     config : dict
+        The file's content.
+
+    Returns
+    -------
+    dict
+        dilation, and of M, Nq, dropout, refine and names those that are given.
 
     Raises
     ------

@@ -58,6 +58,7 @@ def save_model(model, path, half=False):
     Parameters
     ----------
     model : DeformableDETR
+        On any device.
     path : str or Path
         .safetensors, .npz, .pth, .pt or .bin; `load_model` reads each of them back
         exactly. What stood there before is replaced when all is written.
@@ -85,6 +86,12 @@ def halved(tensors):
     Parameters
     ----------
     tensors : dict of str → array
+        A state dict; integers and vectors are returned as they are.
+
+    Returns
+    -------
+    dict of str → array
+        Each array once; floats with two axes or more as float16.
 
     Raises
     ------
@@ -159,6 +166,7 @@ def load_backbone(model, path):
     Parameters
     ----------
     model : DeformableDETR
+        Its backbone must have the file's blocks and width.
     path : str or Path
         A ResNet of torchvision, timm or transformers (its classifier is not used), or a
         whole detector, of which the backbone is taken.

@@ -10,7 +10,15 @@ from .pickles import ForeignError, Global, Namespace, Stateful, check_key
 
 
 class DType(NamedTuple):
-    """A PyTorch element type: its name and the NumPy type that holds its bits."""
+    """A PyTorch element type.
+
+    Parameters
+    ----------
+    name : str
+        PyTorch's, without 'torch.'.
+    stored : str
+        The NumPy type that holds its bits: uint16 for bfloat16, else the same.
+    """
 
     name: str
     stored: str
@@ -45,7 +53,19 @@ STORAGES = {
 
 
 class Storage(NamedTuple):
-    """Where a tensor's elements lie in the file: `length` elements from `first`."""
+    """Where a tensor's elements lie in the file: `length` elements from `first`.
+
+    Parameters
+    ----------
+    kind : str
+        A key of `STORAGES`, which says the element type.
+    key : str or int
+        The storage's name in the file.
+    count : int
+        Elements of the whole storage.
+    first, length : int
+        The part that is meant, in elements; all of it but for a legacy file's views.
+    """
 
     kind: str
     key: str
@@ -63,7 +83,24 @@ class Storage(NamedTuple):
 
 
 class Tensor(Stateful):
-    """A tensor not read yet: a strided view of a storage, counted in elements."""
+    """A tensor not read yet: a strided view of a storage, counted in elements.
+
+    Parameters
+    ----------
+    storage : Storage
+        Where its elements lie.
+    offset : int
+        The first element's place in the storage.
+    shape, strides : tuple of int
+        One number an axis, none negative, at most 32 axes.
+    dtype : DType, optional
+        The storage's if not given, which an untyped one does not know.
+
+    Raises
+    ------
+    ValueError
+        No tensor can be of these numbers, or there is no storage.
+    """
 
     def __init__(self, storage, offset, shape, strides, dtype=None):
         numbers = (offset, *shape, *strides)
@@ -80,7 +117,13 @@ class Tensor(Stateful):
         self.dtype = dtype or storage.dtype
 
     def set_state(self, state):
-        """Attributes that a script hung on the tensor mean nothing here."""
+        """Attributes that a script hung on the tensor mean nothing here.
+
+        Parameters
+        ----------
+        state : object
+            Not looked at.
+        """
 
 
 def _tensor_v2(storage, offset, shape, strides, grad=False, hooks=None, bits=None):
@@ -111,7 +154,20 @@ def _from_type(func, kind, args, state):
 
 
 class NumpyType(Stateful):
-    """A NumPy dtype; its state brings the byte order."""
+    """A NumPy dtype; its state brings the byte order.
+
+    Parameters
+    ----------
+    code : str
+        Kind and size, as 'f4': of numbers, bools, bytes or text.
+    align, copy : bool
+        As pickles give them; not used.
+
+    Raises
+    ------
+    ForeignError
+        The type is another, such as Python objects.
+    """
 
     def __init__(self, code, align=False, copy=False):
         if not isinstance(code, str) or not re.fullmatch(r'[biufcSU]\d{0,4}', code):
@@ -135,7 +191,13 @@ def _elements(kind, data):
 
 
 class NumpyArray(Stateful):
-    """A NumPy array inside a pickle."""
+    """A NumPy array inside a pickle.
+
+    Parameters
+    ----------
+    *args
+        As pickles give them; not used, since the state has all.
+    """
 
     def __init__(self, *args):
         self.array = np.zeros(0)  # the state brings shape, type and bytes

@@ -52,7 +52,19 @@ SPLIT = re.compile(r'(.*\.self_attn\.)[qkv]_proj\.(weight|bias)$')
 
 
 def scheme(tensors):
-    """Say whose names these are: 'published', 'transformers', 'resnet' or None."""
+    """Say whose names these are: 'published', 'transformers', 'resnet' or None.
+
+    Parameters
+    ----------
+    tensors : dict of str → array
+        Only the names count.
+
+    Returns
+    -------
+    {'published', 'transformers', 'resnet'} or None
+        'resnet' is a ResNet alone, by torchvision's, timm's or transformers' names;
+        under the detector's prefix it is 'published'. None: nobody's.
+    """
     if any(name.startswith('transformer.') for name in tensors):
         return 'published'
     if any(re.match(r'model\.(en|de)coder\.layers\.', name) for name in tensors):

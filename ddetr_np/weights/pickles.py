@@ -28,7 +28,13 @@ class ForeignError(Exception):
 
 
 class Global:
-    """A name the pickle imports: inert, it stands for nothing but itself."""
+    """A name the pickle imports: inert, it stands for nothing but itself.
+
+    Parameters
+    ----------
+    name : str
+        Dotted, with Python 3's name for the module.
+    """
 
     __slots__ = ('name',)
 
@@ -40,7 +46,13 @@ class Stateful:
     """A value that a pickle first creates and then fills by `set_state`."""
 
     def set_state(self, state):
-        """Take what a pickle gives an object after it was made."""
+        """Take what a pickle gives an object after it was made.
+
+        Parameters
+        ----------
+        state : object
+            Whatever the file holds: to be checked before use.
+        """
         raise NotImplementedError
 
 
@@ -48,14 +60,31 @@ class Namespace(dict, Stateful):
     """An `argparse.Namespace`, as the dict of its fields."""
 
     def set_state(self, state):
-        """Take the fields; ValueError if it is anything else."""
+        """Take the fields; ValueError if it is anything else.
+
+        Parameters
+        ----------
+        state : dict
+            The fields by name.
+        """
         if not isinstance(state, dict):
             raise ValueError('a Namespace with a state other than its fields')
         self.update(state)
 
 
 def check_key(key):
-    """Return the key; ValueError if it may take for ever to hash (tuples of tuples)."""
+    """Return the key; ValueError if it may take for ever to hash (tuples of tuples).
+
+    Parameters
+    ----------
+    key : object
+        Of a pickled dict or set.
+
+    Returns
+    -------
+    str, bytes, int, float, bool, None or tuple of these
+        The key as it came.
+    """
     if isinstance(key, SCALARS):
         return key
     if type(key) is tuple and all(isinstance(k, SCALARS) for k in key):
@@ -76,6 +105,11 @@ def read_pickle(file, makers, persistent=None):
         if the name may be mentioned but not called.
     persistent : callable, optional
         Turns a persistent id (PyTorch's way to refer to a storage) into a value.
+
+    Returns
+    -------
+    object
+        Plain values, containers of them, `Global` and what the makers built.
 
     Raises
     ------

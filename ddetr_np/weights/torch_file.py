@@ -50,6 +50,7 @@ def read_torch_file(path, pick):
     Parameters
     ----------
     path : Path
+        Of either serialisation, which its first bytes tell.
     pick : callable
         Takes the pickled object — dicts, lists and plain values, `Tensor` for each
         tensor — and returns ({name: Tensor or NumpyArray}, metadata).

@@ -16,6 +16,7 @@ def write_torch(file, root, name='checkpoint'):
     Parameters
     ----------
     file : binary file
+        Open for writing; it stays open.
     root : dict
         Arrays become CPU tensors; one array met twice becomes tensors that share their
         storage, as aliases in a state dict do.

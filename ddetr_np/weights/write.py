@@ -15,9 +15,20 @@ from .torch_write import write_torch
 def check_writable(path):
     """Return the Path of a weights file to write; refuse an unknown suffix or folder.
 
+    Parameters
+    ----------
+    path : str or Path
+        '~' stands for the home folder; the suffix counts in any case.
+
+    Returns
+    -------
+    Path
+        Nothing is written yet, and a file that is there stays.
+
     Raises
     ------
     InputError
+        The path is a folder, its suffix is no format's, or its folder does not exist.
     """
     path = Path(path).expanduser()
     if path.is_dir():
@@ -82,8 +93,11 @@ def write_safetensors(file, arrays, metadata):
     Parameters
     ----------
     file : binary file
+        Open for writing; it stays open.
     arrays : dict of str → contiguous array
+        Of a type that safetensors knows.
     metadata : dict of str → str
+        Written sorted by key.
     """
     # not save_file: it would make a file that only its owner may read
     content = memoryview(save(arrays, metadata))

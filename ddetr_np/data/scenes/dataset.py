@@ -19,6 +19,7 @@ class Scenes(Dataset):
     Parameters
     ----------
     count : int
+        At least 1.
     seed : int
         Scene i is a function of (seed, i) alone.
     H, W : int
@@ -27,6 +28,11 @@ class Scenes(Dataset):
         Draw other scenes in each epoch, so that nothing is seen twice.
     **settings
         Further arguments of `draw_scene`.
+
+    Raises
+    ------
+    InputError
+        `count` is less than 1, or `seed` less than 0.
     """
 
     def __init__(self, count, seed=0, H=192, W=192, *, fresh=False, **settings):
@@ -46,7 +52,25 @@ class Scenes(Dataset):
         return self.at(i)
 
     def at(self, i, epoch=0):
-        """Return scene i of an epoch."""
+        """Return scene i of an epoch.
+
+        Parameters
+        ----------
+        i : int
+            From 0.
+        epoch : int
+            From 0; without `fresh` all are alike.
+
+        Returns
+        -------
+        Example
+            With id i.
+
+        Raises
+        ------
+        IndexError
+            There are fewer scenes.
+        """
         if not 0 <= i < self.count:
             raise IndexError(i)
         stream = (self.seed, i, epoch if self.fresh else 0)
@@ -73,6 +97,11 @@ def write_scenes(folder, count, seed=0, H=192, W=192, *, kind='png', progress=it
     -------
     Path
         Of the annotations.
+
+    Raises
+    ------
+    InputError
+        `kind`, `count` or `seed` cannot be used.
     """
     if kind not in ('png', 'jpg'):
         raise InputError(f"kind is {kind!r}; expected 'png' or 'jpg'")

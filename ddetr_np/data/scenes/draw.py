@@ -21,6 +21,7 @@ class Scene(NamedTuple):
     Parameters
     ----------
     picture : (H, W, 3) uint8 array
+        RGB.
     boxes : (n, 4) float64 array
         x0, y0, x1, y1 in pixels: tight on the pixels that are seen.
     labels : (n,) int array
@@ -46,6 +47,7 @@ def draw_scene(seed=0, H=192, W=192, figures=(2, 10), radius=(10, 58)):
     Parameters
     ----------
     seed : int, sequence of int, or numpy.random.Generator
+        What `numpy.random.default_rng` takes; equal seeds draw equal scenes.
     H, W : int
         Pixels, at least 32.
     figures : (int, int)
@@ -56,6 +58,11 @@ def draw_scene(seed=0, H=192, W=192, figures=(2, 10), radius=(10, 58)):
     Returns
     -------
     Scene
+
+    Raises
+    ------
+    InputError
+        A side is less than 32 pixels, a radius less than 4, or a range is none.
     """
     if min(H, W) < 32 or not 0 <= figures[0] <= figures[1]:
         raise InputError(

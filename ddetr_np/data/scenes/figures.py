@@ -6,29 +6,86 @@ import numpy as np
 
 
 def disc(u, v):
-    """u² + v² < 1."""
+    """u² + v² < 1.
+
+    Parameters
+    ----------
+    u, v : (h, w) arrays
+        The figure's own coordinates: to the right and down, in radii.
+
+    Returns
+    -------
+    (h, w) array
+        Negative inside; about the distance from the edge, in radii.
+    """
     return np.hypot(u, v) - 1
 
 
 def ring(u, v):
-    """A disc with a hole of 0.45."""
+    """A disc with a hole of 0.45.
+
+    Parameters
+    ----------
+    u, v : (h, w) arrays
+        The figure's own coordinates: to the right and down, in radii.
+
+    Returns
+    -------
+    (h, w) array
+        Negative inside; about the distance from the edge, in radii.
+    """
     return np.abs(np.hypot(u, v) - 0.725) - 0.275
 
 
 def triangle(u, v):
-    """Corners on the unit circle."""
+    """Corners on the unit circle.
+
+    Parameters
+    ----------
+    u, v : (h, w) arrays
+        The figure's own coordinates: to the right and down, in radii.
+
+    Returns
+    -------
+    (h, w) array
+        Negative inside; about the distance from the edge, in radii.
+    """
     half = 0.5
     slope = half * math.sqrt(3)
     return np.maximum(v, np.abs(u) * slope - v * half) - half
 
 
 def square(u, v):
-    """Corners a little outside the unit circle, for an area like the others'."""
+    """Corners a little outside the unit circle, for an area like the others'.
+
+    Parameters
+    ----------
+    u, v : (h, w) arrays
+        The figure's own coordinates: to the right and down, in radii.
+
+    Returns
+    -------
+    (h, w) array
+        Negative inside; about the distance from the edge, in radii.
+    """
     return np.maximum(np.abs(u), np.abs(v)) - 0.8
 
 
 def star(u, v, inner=0.45):
-    """Five points on the unit circle, dents at `inner`."""
+    """Five points on the unit circle, dents at `inner`.
+
+    Parameters
+    ----------
+    u, v : (h, w) arrays
+        The figure's own coordinates: to the right and down, in radii.
+    inner : float
+        Radius, in (0, 1).
+
+    Returns
+    -------
+    (h, w) array
+        Negative inside; about the distance from the edge, in radii.
+    """
     fold = math.pi / 5
     # every tenth of the circle is the same wedge, from a point to a dent
     angle = np.abs((np.arctan2(u, v) + fold) % (2 * fold) - fold)
@@ -40,7 +97,18 @@ def star(u, v, inner=0.45):
 
 
 def cross(u, v):
-    """Two bars of width 0.64."""
+    """Two bars of width 0.64.
+
+    Parameters
+    ----------
+    u, v : (h, w) arrays
+        The figure's own coordinates: to the right and down, in radii.
+
+    Returns
+    -------
+    (h, w) array
+        Negative inside; about the distance from the edge, in radii.
+    """
     u, v = np.abs(u), np.abs(v)
     return np.maximum(np.maximum(u, v) - 1, np.minimum(u, v) - 0.32)
 
@@ -50,14 +118,41 @@ NAMES = tuple(FIGURES)
 
 
 def blob(u, v, waves):
-    """Return something of no kind: a circle with waves (k, height, phase) around it."""
+    """Return something of no kind: a circle with waves (k, height, phase) around it.
+
+    Parameters
+    ----------
+    u, v : (h, w) arrays
+        The figure's own coordinates: to the right and down, in radii.
+    waves : sequence of (int, float, float)
+        k of them go around; height as a share of the radius, which is 0.7; phase in
+        radians.
+
+    Returns
+    -------
+    (h, w) array
+        Negative inside; about the distance from the edge, in radii.
+    """
     angle = np.arctan2(v, u)
     edge = sum(h * np.cos(k * angle + phase) for k, h, phase in waves)
     return np.hypot(u, v) - 0.7 * (1 + edge)
 
 
 def shard(u, v, corners):
-    """Return a thin polygon, convex, given by half-planes (angle, distance)."""
+    """Return a thin polygon, convex, given by half-planes (angle, distance).
+
+    Parameters
+    ----------
+    u, v : (h, w) arrays
+        The figure's own coordinates: to the right and down, in radii.
+    corners : sequence of (float, float)
+        Angle of the way out, radians; distance of the edge from the centre.
+
+    Returns
+    -------
+    (h, w) array
+        Negative inside; about the distance from the edge, in radii.
+    """
     return np.max([u * math.cos(a) + v * math.sin(a) - d for a, d in corners], axis=0)
 
 

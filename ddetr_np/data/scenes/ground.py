@@ -10,7 +10,20 @@ from .looks import colour, mix, noise, paint, shade
 
 
 def draw_ground(rng, H, W):
-    """Return a background, (H, W, 3) float32, 0…255."""
+    """Return a background.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Draws colours, pattern and grain.
+    H, W : int
+        Pixels.
+
+    Returns
+    -------
+    (H, W, 3) float32 array
+        About 0 … 255, not clipped.
+    """
     value = (0.15, 0.5) if rng.random() < 0.35 else (0.45, 1.0)
     saturation = (0.0, 0.45)
     first = colour(rng, saturation, value)
@@ -55,7 +68,22 @@ def _pattern(rng, H, W):
 
 
 def draw_lines(rng, canvas, n):
-    """Return the canvas (H, W, 3) with n thin lines and scribbles."""
+    """Return the canvas with n thin lines and scribbles.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Draws where they are, and their colours.
+    canvas : (H, W, 3) float32 array
+        It stays as it is.
+    n : int
+        0 or more.
+
+    Returns
+    -------
+    (H, W, 3) float32 array
+        With n = 0, `canvas` itself.
+    """
     H, W = canvas.shape[:2]
     zoom = 2  # drawn larger, for smooth edges
     for _ in range(n):
@@ -85,7 +113,19 @@ def _scribble(rng):
 
 
 def draw_clutter(rng, canvas, n, light):
-    """Draw blobs and shards, which are no figures, and specks; in place."""
+    """Draw blobs and shards, which are no figures, and specks; in place.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Draws what they are, where, and their looks.
+    canvas : (H, W, 3) float32 array
+        Overwritten.
+    n : int
+        Blobs and shards together; there are four specks for each.
+    light : (float, float)
+        x, y towards the light, of length 1.
+    """
     H, W = canvas.shape[:2]
     for _ in range(n):
         x, y = rng.uniform(0, W), rng.uniform(0, H)
@@ -114,7 +154,20 @@ def draw_clutter(rng, canvas, n, light):
 
 
 def light_and_camera(rng, canvas):
-    """Return the picture a camera takes of the canvas, (H, W, 3) uint8."""
+    """Return the picture a camera takes of the canvas.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Draws the lamp and its colour, blur and noise.
+    canvas : (H, W, 3) float32 array
+        About 0 … 255; it stays as it is.
+
+    Returns
+    -------
+    (H, W, 3) uint8 array
+        RGB.
+    """
     H, W = canvas.shape[:2]
     down = np.linspace(-1, 1, H, dtype=np.float32)[:, None]
     right = np.linspace(-1, 1, W, dtype=np.float32)

@@ -8,14 +8,21 @@ from PIL import Image
 
 
 def noise(rng, H, W, cells):
-    """Return smooth noise in about [0, 1], (H, W): random values, interpolated.
+    """Return smooth noise in about [0, 1]: random values, interpolated.
 
     Parameters
     ----------
     rng : numpy.random.Generator
+        Draws the values.
     H, W : int
+        Pixels.
     cells : float
         Bumps along the longer side.
+
+    Returns
+    -------
+    (H, W) float32 array
+        Between the values it may pass 0 or 1 a little.
     """
     long = max(H, W)
     rows, columns = (max(2, round(cells * s / long) + 1) for s in (H, W))
@@ -24,58 +31,188 @@ def noise(rng, H, W, cells):
 
 
 def colour(rng, saturation=(0.35, 1.0), value=(0.25, 1.0)):
-    """Return a random colour, (3,) float32, 0…255."""
+    """Return a random colour.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Draws hue, saturation and value.
+    saturation, value : (float, float)
+        The least and the largest, in [0, 1].
+
+    Returns
+    -------
+    (3,) float32 array
+        RGB, 0 … 255.
+    """
     hsv = rng.random(), rng.uniform(*saturation), rng.uniform(*value)
     return 255 * np.array(colorsys.hsv_to_rgb(*hsv), np.float32)
 
 
 def mix(first, second, t):
-    """first + t (second − first), colours (3,) and t (h, w) → (h, w, 3)."""
+    """first + t (second − first).
+
+    Parameters
+    ----------
+    first, second : (3,) arrays
+        Colours.
+    t : (h, w) array
+        Share of the second.
+
+    Returns
+    -------
+    (h, w, 3) array
+        A colour for each pixel.
+    """
     return first + t[..., None] * (second - first)
 
 
 def plain(rng, u, v):
-    """One colour."""
+    """One colour.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Not used.
+    u, v : (h, w) arrays
+        The figure's own coordinates, in radii.
+
+    Returns
+    -------
+    (h, w) array
+        Share of the second colour, in [0, 1].
+    """
     return np.zeros_like(u)
 
 
 def stripes(rng, u, v):
-    """Bars with soft edges."""
+    """Bars with soft edges.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Draws their number and place.
+    u, v : (h, w) arrays
+        The figure's own coordinates, in radii.
+
+    Returns
+    -------
+    (h, w) array
+        Share of the second colour, in [0, 1].
+    """
     return _wave(u * rng.uniform(2, 4.5) + rng.random())
 
 
 def checks(rng, u, v):
-    """A chessboard."""
+    """A chessboard.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Draws number and place of the squares.
+    u, v : (h, w) arrays
+        The figure's own coordinates, in radii.
+
+    Returns
+    -------
+    (h, w) array
+        Share of the second colour, in [0, 1].
+    """
     n, shift = rng.uniform(1.5, 3), rng.random()
     a, b = _wave(n * u + shift), _wave(n * v)
     return a + b - 2 * a * b
 
 
 def dots(rng, u, v):
-    """A grid of spots."""
+    """A grid of spots.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Draws their number.
+    u, v : (h, w) arrays
+        The figure's own coordinates, in radii.
+
+    Returns
+    -------
+    (h, w) array
+        Share of the second colour, in [0, 1].
+    """
     n = rng.uniform(1.8, 3.5)
     a, b = (n * u) % 1 - 0.5, (n * v) % 1 - 0.5
     return ((0.36 - np.hypot(a, b)) * 8 + 0.5).clip(0, 1)
 
 
 def fade(rng, u, v):
-    """From one colour into the other."""
+    """From one colour into the other.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Not used.
+    u, v : (h, w) arrays
+        The figure's own coordinates, in radii.
+
+    Returns
+    -------
+    (h, w) array
+        Share of the second colour, in [0, 1].
+    """
     return (0.5 + 0.45 * u).clip(0, 1)
 
 
 def glow(rng, u, v):
-    """Another colour at the centre."""
+    """Another colour at the centre.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Draws how far it reaches.
+    u, v : (h, w) arrays
+        The figure's own coordinates, in radii.
+
+    Returns
+    -------
+    (h, w) array
+        Share of the second colour, in [0, 1].
+    """
     return (np.hypot(u, v) * rng.uniform(0.8, 1.2)).clip(0, 1)
 
 
 def marble(rng, u, v):
-    """Veins."""
+    """Veins.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Draws the noise that bends them.
+    u, v : (h, w) arrays
+        The figure's own coordinates, in radii.
+
+    Returns
+    -------
+    (h, w) array
+        Share of the second colour, in [0, 1].
+    """
     n = noise(rng, *u.shape, rng.uniform(2, 5))
     return 0.5 + 0.5 * np.sin(2 * math.pi * (u + 1.8 * n)).astype(np.float32)
 
 
 def mottle(rng, u, v):
-    """Patches."""
+    """Patches.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Draws the noise that they are made of.
+    u, v : (h, w) arrays
+        The figure's own coordinates, in radii.
+
+    Returns
+    -------
+    (h, w) array
+        Share of the second colour, in [0, 1].
+    """
     n = noise(rng, *u.shape, rng.uniform(4, 9))
     return ((n - 0.5) * 4 + 0.5).clip(0, 1)
 
@@ -89,14 +226,21 @@ TEXTURES = (plain, plain, stripes, checks, dots, fade, glow, marble, mottle)
 
 
 def paint(rng, patch, under):
-    """Return the colours of a figure's pixels, (h, w, 3), that are seen on `under`.
+    """Return the colours of a figure's pixels that are seen on `under`.
 
     Parameters
     ----------
     rng : numpy.random.Generator
+        Draws texture and colours.
     patch : Patch
+        At least a pixel of it is `inside`.
     under : (h, w, 3) array
         What the figure will cover.
+
+    Returns
+    -------
+    (h, w, 3) array
+        0 … 255; the pixels about the figure have colours too.
     """
     inside = patch.inside
     below = under[inside].mean(0)
@@ -114,7 +258,26 @@ def paint(rng, patch, under):
 
 
 def shade(rng, pixels, patch, light, r):
-    """Give a figure depth: a bevel lit from `light` (x, y), or a dark outline."""
+    """Give a figure depth: a bevel lit from `light` (x, y), or a dark outline.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Draws which, how wide and how strong; one in four stays flat.
+    pixels : (h, w, 3) array
+        As `paint` returns them.
+    patch : Patch
+        Where the figure is.
+    light : (float, float)
+        x, y towards the light, of length 1.
+    r : float
+        The figure's radius, pixels.
+
+    Returns
+    -------
+    (h, w, 3) array
+        Not clipped; `pixels` itself where it stays flat.
+    """
     kind = rng.integers(4)
     if kind == 3:
         return pixels

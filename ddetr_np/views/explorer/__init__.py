@@ -16,7 +16,18 @@ FOLDER = Path(__file__).parent
 
 
 def make_page(packed):
-    """Return the page, text, of what `pack` made."""
+    """Return the page, text, of what `pack` made.
+
+    Parameters
+    ----------
+    packed : dict
+        From `pack`.
+
+    Returns
+    -------
+    str
+        HTML with the style, the script, d3 and the numbers inside.
+    """
     page = (FOLDER / 'page.html').read_text(encoding='utf-8')
     parts = {
         'style': 'explorer.css',
@@ -30,6 +41,14 @@ def make_page(packed):
 
 
 def save_page(path, packed):
-    """Write the page, all or nothing."""
+    """Write the page, all or nothing.
+
+    Parameters
+    ----------
+    path : path
+        Its folder must exist.
+    packed : dict
+        From `pack`.
+    """
     with replacing(path) as part:
         Path(part).write_text(make_page(packed), encoding='utf-8')
