@@ -1,5 +1,6 @@
 """The site: `sphinx-build -W docs site`. Nothing is downloaded, then or when read."""
 
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -42,6 +43,8 @@ if walkthroughs.is_dir():
     for page in (HERE / 'walkthroughs').glob('*.md'):
         text = page.read_text(encoding='utf-8')
         page.write_text(text.replace('](../docs/', '](../'), encoding='utf-8')
+# else figures would be drawn for no page
+os.environ['MPLBACKEND'] = 'module://matplotlib_inline.backend_inline'
 nb_execution_mode = 'auto'  # runs those that come without outputs
 nb_execution_timeout = 120
 nb_execution_raise_on_error = True

@@ -43,7 +43,15 @@ def fast_relu_backward(dy, y):
 
 
 def softmax_rows(s, A):
-    """Softmax of the rows of a tile (rows, n); A may be s."""
+    """Softmax of the rows of a tile.
+
+    Parameters
+    ----------
+    s : (rows, n) array
+        Logits.
+    A : (rows, n) array
+        Written; it may be s.
+    """
     if s.shape[1] > NARROW:
         largest = s.max(1)
     else:  # NumPy is slow along a short axis
@@ -56,7 +64,17 @@ def softmax_rows(s, A):
 
 
 def softmax_backward_rows(dA, A, ds):
-    """The rows of a tile; ds may be dA."""
+    """The rows of a tile.
+
+    Parameters
+    ----------
+    dA : (rows, n) array
+        ∂loss/∂A.
+    A : (rows, n) array
+        Of `softmax_rows`.
+    ds : (rows, n) array
+        Written; it may be dA.
+    """
     inner = np.einsum('ij,ij->i', dA, A)
     np.subtract(dA, inner[:, None], out=ds)
     np.multiply(ds, A, out=ds)

@@ -58,6 +58,11 @@ def deterministic(on=True):
     ----------
     on : bool
         False lifts it again, inside another such block.
+
+    Yields
+    ------
+    None
+        At the block's end what held before holds again.
     """
     token = _deterministic.set(on)
     try:
@@ -67,7 +72,13 @@ def deterministic(on=True):
 
 
 def is_deterministic():
-    """Return whether sums must be made in the same order each time."""
+    """Return whether sums must be made in the same order each time.
+
+    Returns
+    -------
+    bool
+        Set by `deterministic`; False outside its blocks.
+    """
     return _deterministic.get()
 
 
@@ -77,6 +88,16 @@ def source(name):
 
     CuPy keeps compiled kernels by their source: a header changed beside it would go
     unseen.
+
+    Parameters
+    ----------
+    name : str
+        File in `kernels`.
+
+    Returns
+    -------
+    str
+        With #line directives, so that errors name the file and line they are in.
     """
     seen = set()
 
@@ -96,7 +117,20 @@ def source(name):
 
 
 def template(name, *arguments):
-    """Return 'name<arguments>': dtypes by CUDA's names, bool and int as they are."""
+    """Return 'name<arguments>', as C++ spells them.
+
+    Parameters
+    ----------
+    name : str
+        A kernel template's.
+    *arguments : dtype, bool or int
+        Dtypes, of TYPES, get CUDA's names; bool and int are taken as they are.
+
+    Returns
+    -------
+    str
+        What `Launch.kernel` takes.
+    """
 
     def spell(argument):
         if isinstance(argument, bool):
@@ -115,8 +149,14 @@ def channels(Cv, itemsize):
     Parameters
     ----------
     Cv : int
+        Channels of a head.
     itemsize : int
         Bytes of a channel.
+
+    Returns
+    -------
+    V, lanes : int
+        A head has more than V · lanes channels where it needs over 32 threads.
     """
     V = 16 // itemsize
     while Cv % V:
@@ -132,6 +172,7 @@ def launch(xp, *launches):
     xp : module
         CuPy.
     *launches : Launch
+        In this order; arguments on the current device.
     """
     device = xp.cuda.Device().id
     for source_, kernel, blocks, args in launches:
@@ -148,7 +189,17 @@ def _function(xp, device, name, kernel):
 
 
 def blocks(threads):
-    """Return how many blocks have as many threads, as an int."""
+    """Return how many blocks have as many threads.
+
+    Parameters
+    ----------
+    threads : int
+        At least so many; a block has THREADS.
+
+    Returns
+    -------
+    int
+    """
     return -(-threads // THREADS)
 
 
@@ -158,15 +209,31 @@ def contiguous(xp, a):
     Parameters
     ----------
     xp : module
+        The array's library.
     a : array
         Copied only if it is not so.
+
+    Returns
+    -------
+    like a
     """
     a = xp.ascontiguousarray(a)
     return a.copy() if address(a) % 16 else a
 
 
 def address(a):
-    """Return where in memory an array begins."""
+    """Return where in memory an array begins.
+
+    Parameters
+    ----------
+    a : array
+        NumPy's, or CuPy's.
+
+    Returns
+    -------
+    int
+        Address in bytes, on the host or the device.
+    """
     if isinstance(a, np.ndarray):
         return a.ctypes.data
     return a.data.ptr

@@ -66,7 +66,28 @@ def _layer_norm(x, norm, out):
 
 @twin('encoder.infer')
 def fast_infer(layer, x, pos, p_hat, shapes, padding, run=EVAL):
-    """See `nn.encoder.EncoderLayer.infer`; a task is a tile of one picture's tokens."""
+    """See `nn.encoder.EncoderLayer.infer`; a task is a tile of one picture's tokens.
+
+    Parameters
+    ----------
+    layer : EncoderLayer
+        Whose method this stands in for.
+    x, pos : (N, S, C) arrays
+        Tokens, and positions with the level embedding. Other than of single or double
+        precision, they are left to the plain method.
+    p_hat : (N, S, L, 2) array
+        Each token's own place on every level, (x, y) in [0, 1].
+    shapes : sequence of (H, W)
+        Of the levels; Σ H·W = S.
+    padding : (N, S) bool array or None
+        True where a token is padding: its values are 0. None: nowhere.
+    run : Run
+        A training run is left to the plain method.
+
+    Returns
+    -------
+    y : (N, S, C) array
+    """
     if run.train or x.dtype not in (np.float32, np.float64):
         return type(layer).infer.plain(layer, x, pos, p_hat, shapes, padding, run)
     N, S, C = x.shape

@@ -17,22 +17,68 @@ PLANS = 512  # kept: a pass of ResNet-50 makes some 60 for each size of picture
 
 
 def fprop(x, W, stride, padding, dilation):
-    """Return y (N, Ho, Wo, O) of x (N, H, W, I) and W (kh, kw, I, O); None: no engine.
+    """Return the convolution y of x and W, without a bias; see `ops.conv.conv2d`.
 
-    See `ops.conv.conv2d`.
+    Parameters
+    ----------
+    x : (N, H, W, I) array
+        CuPy's; of half or single precision, or there is no engine.
+    W : (kh, kw, I, O) array
+        Like x in type.
+    stride, padding, dilation : int
+        Pixels, the same along both axes.
+
+    Returns
+    -------
+    y : (N, Ho, Wo, O) array or None
+        None if cuDNN is not installed or has no engine.
     """
     geometry = stride, padding, dilation
     return _run('fprop', x.shape, W.shape, geometry, x, _kernel_first(W))
 
 
 def dgrad(dy, x_shape, W, stride, padding, dilation):
-    """Return dx, shaped x_shape, of dy (N, Ho, Wo, O); None: no engine."""
+    """Return ∂loss/∂x of a convolution.
+
+    Parameters
+    ----------
+    dy : (N, Ho, Wo, O) array
+        ∂loss/∂y.
+    x_shape : tuple of int
+        N, H, W and I.
+    W : (kh, kw, I, O) array
+        Of the forward.
+    stride, padding, dilation : int
+        Of the forward.
+
+    Returns
+    -------
+    dx : (N, H, W, I) array or None
+        None as for `fprop`.
+    """
     geometry = stride, padding, dilation
     return _run('dgrad', x_shape, W.shape, geometry, dy, _kernel_first(W))
 
 
 def wgrad(x, dy, W_shape, stride, padding, dilation):
-    """Return dW, shaped W_shape (kh, kw, I, O); None: no engine."""
+    """Return ∂loss/∂W of a convolution.
+
+    Parameters
+    ----------
+    x : (N, H, W, I) array
+        Of the forward.
+    dy : (N, Ho, Wo, O) array
+        ∂loss/∂y.
+    W_shape : tuple of int
+        kh, kw, I and O.
+    stride, padding, dilation : int
+        Of the forward.
+
+    Returns
+    -------
+    dW : (kh, kw, I, O) array or None
+        A view of (O, kh, kw, I) memory; None as for `fprop`.
+    """
     dW = _run('wgrad', x.shape, W_shape, (stride, padding, dilation), x, dy)
     return None if dW is None else dW.transpose(1, 2, 3, 0)
 

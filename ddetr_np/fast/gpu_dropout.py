@@ -29,7 +29,23 @@ def gpu_dropout_backward(dy, cache):
 
 
 def dropout_launch(x, y, p, key):
-    """Return the launch that writes y."""
+    """Return the launch that writes y.
+
+    Parameters
+    ----------
+    x : (...) array
+        Contiguous and not empty, of single or double precision.
+    y : like x
+        Written.
+    p : float
+        Probability to drop, in [0, 1).
+    key : (int, int, int)
+        Seed, step and stream (< 2¹⁶), as for `ops.dropout`.
+
+    Returns
+    -------
+    Launch
+    """
     seed, step, stream = key
     return cuda.Launch(
         'dropout.cu',

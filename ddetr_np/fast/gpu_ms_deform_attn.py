@@ -84,11 +84,17 @@ def _takes(value, shapes, loc, A):
 
 
 def levels_of(shapes):
-    """Return the kernels' table (L, 4), int32: H, W, first token, first cell.
+    """Return the kernels' table: H, W, first token, first cell.
 
     Parameters
     ----------
     shapes : sequence of (H, W)
+        The levels' sizes.
+
+    Returns
+    -------
+    (L, 4) int32 array
+        NumPy's. A level has H W tokens and (H + 1) (W + 1) cells.
     """
     tokens = itertools.accumulate((H * W for H, W in shapes), initial=0)
     cells = itertools.accumulate(((H + 1) * (W + 1) for H, W in shapes), initial=0)
@@ -230,7 +236,20 @@ def gather_launch(dy, shapes, loc, A, levels, keys, starts, dvalue):
 
 
 def plan(shapes, loc):
-    """Return (cells, bits): cells of one head, and bits that hold any q·K + k."""
+    """Return (cells, bits): cells of one head, and bits that hold any q·K + k.
+
+    Parameters
+    ----------
+    shapes : sequence of (H, W)
+        The levels' sizes.
+    loc : (N, Nq, M, L, K, 2) array
+        Only its shape matters.
+
+    Returns
+    -------
+    cells, bits : int
+        Cells are those of all levels together.
+    """
     Nq, K = loc.shape[1], loc.shape[4]
     return sum((H + 1) * (W + 1) for H, W in shapes), (Nq * K - 1).bit_length()
 
@@ -244,7 +263,8 @@ def backward(xp, run, dy, cache, levels, deterministic=False, step=None):
         The arrays' library.
     run : callable
         Runs launches, in order.
-    dy : array
+    dy : (N, Nq, M, Cv) array
+        ∂loss/∂y.
     cache : CoreCache
         Of contiguous arrays, none of them empty; dy has the type of value.
     levels : (L, 4) int32 array
@@ -302,7 +322,17 @@ def gathered(xp, run, dy, cache, levels):
 
 
 def sum_type(value):
-    """Return the dtype of sums: single precision, double for double."""
+    """Return the dtype of sums: single precision, double for double.
+
+    Parameters
+    ----------
+    value : (N, S, M, Cv) array
+        Only its type matters.
+
+    Returns
+    -------
+    dtype
+    """
     return np.dtype(np.float64 if value.dtype == np.float64 else np.float32)
 
 

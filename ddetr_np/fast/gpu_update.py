@@ -41,7 +41,24 @@ def _takes(arrays):
 
 
 def adamw_launch(arrays, lr, beta1, beta2, eps, weight_decay, step, grad_scale=1.0):
-    """Return the launch that makes a step; arrays are p, g, m and v."""
+    """Return the launch that makes a step.
+
+    Parameters
+    ----------
+    arrays : sequence of four arrays
+        p, g, m and v of one shape and type, contiguous and not empty, of single or
+        double precision; all but g are overwritten.
+    lr, beta1, beta2, eps, weight_decay : float
+        lr, β₁, β₂, ε and λ of `ops.update.adamw_update`.
+    step : int
+        t, counted from 1.
+    grad_scale : float
+        The clipping's factor, by which g is multiplied.
+
+    Returns
+    -------
+    Launch
+    """
     p = arrays[0]
     root = math.sqrt(1 - beta2**step)
     numbers = (

@@ -18,7 +18,26 @@ from .rows import fits, matrix, row_tiles, tile_sums
 
 
 def layer_norm_rows(x, weight, bias, eps, x_hat, y):
-    """Normalise the rows of a tile; return 1/σ (rows, 1). x_hat may be x, y x_hat."""
+    """Normalise the rows of a tile; return 1/σ.
+
+    Parameters
+    ----------
+    x : (rows, C) array
+        Of single or double precision.
+    weight, bias : (C,) arrays
+        Of all rows.
+    eps : float
+        Added to the variance.
+    x_hat : (rows, C) array
+        Written: (x − mean) / σ. It may be x.
+    y : (rows, C) array
+        Written: x_hat · weight + bias. It may be x_hat.
+
+    Returns
+    -------
+    inv : (rows, 1) array
+        1/σ, with σ = √(var + eps).
+    """
     C = x.shape[1]
     mean = x @ np.full((C, 1), 1 / C, x.dtype)
     np.subtract(x, mean, out=x_hat)

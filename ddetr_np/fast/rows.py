@@ -13,6 +13,15 @@ def fits(*arrays):
     """Whether a twin takes these: float32 or float64, all alike, none empty.
 
     The plain operation takes the others.
+
+    Parameters
+    ----------
+    *arrays : array
+        All that the operation computes with, one at least.
+
+    Returns
+    -------
+    bool
     """
     dtype = arrays[0].dtype
     return dtype in (np.float32, np.float64) and all(
@@ -21,18 +30,53 @@ def fits(*arrays):
 
 
 def matrix(a):
-    """Return an array as a contiguous matrix of its last axis."""
+    """Return an array as a contiguous matrix of its last axis.
+
+    Parameters
+    ----------
+    a : (..., C) array
+        Copied only if it is not contiguous.
+
+    Returns
+    -------
+    (rows, C) array
+    """
     return np.ascontiguousarray(a).reshape(-1, a.shape[-1])
 
 
 def row_tiles(n, width):
-    """Return tiles of n rows: few enough for each to be worth a thread's while."""
+    """Return tiles of n rows: few enough for each to be worth a thread's while.
+
+    Parameters
+    ----------
+    n : int
+        Rows of the matrix.
+    width : int
+        Its columns, at least 1.
+
+    Returns
+    -------
+    list of slice
+        In order; empty if `n` is 0.
+    """
     shares = max(1, min(SHARES, n * width // LEAST))
     return threads.tiles(n, min(max(1, ELEMENTS // width), -(-n // shares)))
 
 
 def tile_sums(a, b=None):
-    """Return Σ a (C,) over the rows of a (n, C), or Σ a ⊙ b; tiles in their order."""
+    """Return Σ a over the rows of a, or Σ a ⊙ b; tiles in their order.
+
+    Parameters
+    ----------
+    a : (n, C) array
+        Its tiles are those of `row_tiles`.
+    b : (n, C) array or None
+        None: the sum of a alone.
+
+    Returns
+    -------
+    (C,) array
+    """
     n, C = a.shape
     parts = row_tiles(n, C)
     sums = np.empty((len(parts), 1, C), a.dtype)

@@ -21,9 +21,13 @@ def add_product(ends, columns, weights, x, y):
     ends : (≥ rows + 1,) int32 array
         Where each row's entries begin: 0, n, 2 n, …
     columns : (rows · n,) int32 array
+        Column of each entry, row after row.
     weights : (rows · n,) array
+        Value of each entry.
     x : (columns, C) contiguous array
+        The dense matrix.
     y : (rows, C) contiguous array
+        Added to, in place.
     """
     ends = ends[: len(y) + 1]
     if csr_matvecs is None:
@@ -36,7 +40,17 @@ def add_product(ends, columns, weights, x, y):
 
 
 def add_transposed_product(ends, columns, weights, x, y):
-    """y += matrixᵀ · x, the matrix as in `add_product`; y is (columns, C)."""
+    """y += matrixᵀ · x, the matrix as in `add_product`.
+
+    Parameters
+    ----------
+    ends, columns, weights : arrays
+        The matrix, as for `add_product`.
+    x : (rows, C) contiguous array
+        The dense matrix.
+    y : (columns, C) contiguous array
+        Added to, in place.
+    """
     ends = ends[: len(x) + 1]
     if csc_matvecs is None:
         shape = (len(y), len(x))

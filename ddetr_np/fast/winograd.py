@@ -18,14 +18,25 @@ PIXELS = 1 << 12  # output pixels of a tile: 16 products with a quarter as many 
 
 
 def transformed(W):
-    """Return G g Gᵀ of a kernel (3, 3, I, O): (16, I, O)."""
+    """Return G g Gᵀ of a kernel.
+
+    Parameters
+    ----------
+    W : (3, 3, I, O) array
+        g for each pair of channels.
+
+    Returns
+    -------
+    (16, I, O) array
+        Of the kernel's type.
+    """
     I, O = W.shape[2:]
     GG = np.kron(G, G).astype(W.dtype)
     return (GG @ np.ascontiguousarray(W).reshape(9, -1)).reshape(16, I, O)
 
 
 def patches(columns):
-    """Return Bᵀ d B of the input's 4×4 patches, (16, n·h·w, I), in scratch memory.
+    """Return Bᵀ d B of the input's 4×4 patches, in scratch memory.
 
     Parameters
     ----------
@@ -33,6 +44,11 @@ def patches(columns):
         The bordered input's even columns and its odd ones: so every sum below runs
         along memory. 2 h and 2 w are the output's rows and columns, rounded up to even
         numbers.
+
+    Returns
+    -------
+    (16, n·h·w, I) array
+        Good until this thread's next call.
     """
     _, n, height, width, I = columns.shape
     h, w = height // 2 - 1, width - 1
@@ -48,7 +64,7 @@ def patches(columns):
 
 
 def convolve(patches, U, out):
-    """Write the convolution of an input into out (n, rows, columns, O).
+    """Write the convolution of an input into out.
 
     Parameters
     ----------
@@ -57,6 +73,7 @@ def convolve(patches, U, out):
     U : (16, I, O) array
         Of `transformed`.
     out : (n, rows, columns, O) array
+        Written; rows and columns may be odd.
     """
     n, height, width, O = out.shape
     h, w = (height + 1) // 2, (width + 1) // 2
@@ -74,7 +91,7 @@ def convolve(patches, U, out):
 
 
 def kernel_products(patches, dy, out):
-    """Write what `kernel_gradient` takes for a tile into out (16, I, O), and return it.
+    """Write what `kernel_gradient` takes for a tile into out, and return it.
 
     ∂y/∂g turned round: dg = Gᵀ [Σ (Bᵀ d B) ⊙ (A dy Aᵀ)] G, summed over patches by 16
     matrix products. A dy is dy₀, dy₀ + dy₁, dy₀ − dy₁ and −dy₁; the last one's sign
@@ -85,7 +102,14 @@ def kernel_products(patches, dy, out):
     patches : (16, n·h·w, I) array
         Of `patches`.
     dy : (n, rows, columns, O) array
+        ∂loss/∂y of the tile; rows and columns may be odd.
     out : (16, I, O) array
+        Written.
+
+    Returns
+    -------
+    out : (16, I, O) array
+        Tiles' are to be added up.
     """
     n, height, width, O = dy.shape
     h, w = (height + 1) // 2, (width + 1) // 2
@@ -103,7 +127,18 @@ def kernel_products(patches, dy, out):
 
 
 def kernel_gradient(sums):
-    """Return dg (3, 3, I, O) from the sums of `kernel_products` (16, I, O)."""
+    """Return dg from the sums of `kernel_products`.
+
+    Parameters
+    ----------
+    sums : (16, I, O) array
+        Over all tiles.
+
+    Returns
+    -------
+    dg : (3, 3, I, O) array
+        ∂loss/∂g.
+    """
     signed = G * np.array([[1], [1], [1], [-1]])
     GG = np.kron(signed, signed).astype(sums.dtype)
     return (GG.T @ sums.reshape(16, -1)).reshape(3, 3, *sums.shape[1:])

@@ -28,6 +28,7 @@ def pack(seen, threshold=0.3, norms=(), progress=None):
     Parameters
     ----------
     seen : Look
+        Of one picture.
     threshold : float
         In [0, 1]: detections with a lower score are left out.
     norms : sequence of GradientNorms
@@ -100,7 +101,14 @@ def some_tokens(shapes, most):
     Parameters
     ----------
     shapes : sequence of (H, W)
+        Of the levels, in tokens.
     most : int
+        A small level has one token at least, even beyond it.
+
+    Returns
+    -------
+    tokens : (n,) int array
+        Ascending.
     """
     step = 1
     while sum(-(-H // step) * -(-W // step) for H, W in shapes) > most:
@@ -134,7 +142,18 @@ def _points(sampling, rows, dtype):
 
 
 def encode(array):
-    """Return an array as {'type', 'shape', 'data'}: deflated, in base 64."""
+    """Return an array as JSON can hold it: deflated, in base 64.
+
+    Parameters
+    ----------
+    array : (...) array
+        Of numbers.
+
+    Returns
+    -------
+    dict
+        'type', the dtype's name, 'shape', and 'data', little-endian.
+    """
     array = np.ascontiguousarray(array)
     raw = array.astype(array.dtype.newbyteorder('<')).tobytes()
     return {
