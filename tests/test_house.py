@@ -61,7 +61,9 @@ def test_every_operation_with_a_backward_stands_above_it():
             assert above < backward.__code__.co_firstlineno, name
 
 
-SHAPE = re.compile(r'\((\.\.\.|[A-Z]\w*[,·])[^()]*\)|\(\w+,\)( \w+)? array|of one shape')
+SHAPE = re.compile(
+    r'\((\.\.\.|[A-Z]\w*[,·])[^()]*\)|\(\w+,\)( \w+)? array|of one shape'
+)
 NO_ARRAYS = {
     'conv.conv_size',
     'dropout.scale',
