@@ -118,6 +118,8 @@ def check(ctx, path, split, pictures, classes, decode, json_path):
 
 
 def _summary(dataset, counts):
+    from collections import Counter
+
     from ..data.problems import FATAL, KINDS, REFUSED
 
     if dataset is not None:
@@ -135,11 +137,15 @@ def _summary(dataset, counts):
     click.echo(f'{sum(counts.values())} problems:')
     for kind, k in counts.most_common():
         click.echo(f'  {k} × {kind} (when read: {KINDS[kind]})')
-    bad = sum(k for kind, k in counts.items() if KINDS[kind] in (FATAL, REFUSED))
-    click.echo(
-        f'{bad} of them have to be mended before training, or left out by --skip-bad'
-        if bad else 'training can start as it is'
-    )
+    does = Counter()
+    for kind, k in counts.items():
+        does[KINDS[kind]] += k
+    if does[FATAL]:
+        click.echo('nothing can be read until it is mended')
+    elif does[REFUSED]:
+        click.echo(f'{does[REFUSED]} have to be mended, or left out by --skip-bad')
+    else:
+        click.echo('training can start as it is')
     off = counts['box reaches outside'] + counts['box outside']
     if dataset is not None and off > MANY * sum(n):
         click.echo(

@@ -54,6 +54,7 @@ def test_check_lists_problems(run, scenes):
     assert '000001.png is not a picture' in result.stdout
     assert '1 × negative size' in result.stdout
     assert '2 problems' in result.stdout
+    assert '2 have to be mended, or left out by --skip-bad' in result.stdout
     assert 'COCO has' not in result.stdout
     assert result.stderr == ''
     fast = run('data', 'check', scenes, '--no-decode')
@@ -70,6 +71,7 @@ def test_check_wonders_about_corners(run, scenes):
     path.write_text(json.dumps(data))
     said = run('data', 'check', scenes).stdout
     assert 'COCO has x, y, width and height' in said
+    assert 'training can start as it is' in said
 
 
 def test_check_as_json(run, scenes, here):
@@ -89,6 +91,7 @@ def test_check_broken_json(run, scenes):
     result = run('data', 'check', scenes)
     assert result.exit_code == 2
     assert 'annotations.json:1: broken JSON at line 1, column 13' in result.stdout
+    assert 'nothing can be read until it is mended' in result.stdout
 
 
 def test_check_classes(run, scenes):
