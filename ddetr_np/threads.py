@@ -8,6 +8,7 @@ run, the BLAS has one thread: its own would fight the pool for the cores.
 import contextlib
 import contextvars
 import ctypes
+import functools
 import itertools
 import math
 import os
@@ -36,22 +37,19 @@ class _Pool:
 
 
 class _Blas:
-    """The BLAS's own threads, held at one while anybody's tiles run."""
+    """The BLAS's own threads, held at a number while anybody's block runs."""
 
-    def __init__(self):
-        self.libraries = None
+    def __init__(self, n=1):
+        self.n = n
         self.before = []
         self.users = 0
         self.lock = threading.Lock()
 
     def __enter__(self):
         with self.lock:
-            if self.libraries is None:  # looking through the process takes milliseconds
-                found = ThreadpoolController().select(user_api='blas')
-                self.libraries = found.lib_controllers
             if self.users == 0:
-                self.before = [b.get_num_threads() for b in self.libraries]
-                self._set([1] * len(self.before))
+                self.before = [b.get_num_threads() for b in _blas_libraries()]
+                self._set([self.n] * len(self.before))
             self.users += 1
 
     def __exit__(self, *error):
@@ -61,8 +59,13 @@ class _Blas:
                 self._set(self.before)
 
     def _set(self, numbers):
-        for library, n in zip(self.libraries, numbers):
+        for library, n in zip(_blas_libraries(), numbers):
             library.set_num_threads(n)
+
+
+@functools.cache  # looking through the process takes milliseconds
+def _blas_libraries():
+    return ThreadpoolController().select(user_api='blas').lib_controllers
 
 
 _pool = _Pool()
@@ -159,6 +162,28 @@ def limit(n):
         yield
     finally:
         set_threads(before)
+
+
+@contextlib.contextmanager
+def part_of(processes):
+    """Use one process's share of the threads within the block, the BLAS's too.
+
+    Parameters
+    ----------
+    processes : int
+        How many share this one's threads; with 1 nothing changes.
+
+    Yields
+    ------
+    None
+        The setting from before is back when the block ends.
+    """
+    if processes == 1:
+        yield
+        return
+    n = max(1, get_threads() // processes)
+    with limit(n), _Blas(n):
+        yield
 
 
 def run(function, tasks):

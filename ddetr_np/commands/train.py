@@ -51,6 +51,10 @@ def setting(*names, **more):
 @setting('--epochs', type=int, help='[default: 50]')
 @setting('--batch', type=int, help='Pictures through the model together [default: 2].')
 @setting('--accumulate', type=int, help='Batches in a step [default: 16].')
+@setting(
+    '--processes', type=int,
+    help='Batches of a step computed side by side, a process each [default: 1].',
+)
 @setting('--workers', type=int, help='Processes that prepare pictures [default: 2].')
 @setting('--seed', type=int, help='[default: 0]')
 @click.option('--skip-bad', is_flag=True, help='Leave out what cannot be read.')

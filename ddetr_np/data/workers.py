@@ -46,6 +46,18 @@ def _without_interrupts():
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+@contextlib.contextmanager
+def _explained():
+    try:
+        yield
+    except BrokenProcessPool as error:
+        raise InputError(
+            'a worker process has ended unexpectedly. The memory may not be enough for '
+            'so many: use fewer. In a program of your own, guard its main part by: '
+            "if __name__ == '__main__'"
+        ) from error
+
+
 def _nothing():
     """Be called, so that the process begins."""
 
@@ -78,6 +90,51 @@ class Pool:
                 for _ in range(workers):
                     self._executor.submit(_nothing)
 
+    def submit(self, job):
+        """Begin function(job) in a process; there must be one.
+
+        Parameters
+        ----------
+        job : object
+            It travels by pickle.
+
+        Returns
+        -------
+        concurrent.futures.Future
+            For `result`.
+
+        Raises
+        ------
+        InputError
+            The process has died.
+        """
+        with _explained():
+            return self._executor.submit(_call, job)
+
+    @staticmethod
+    def result(future):
+        """Wait for what the function returns.
+
+        Parameters
+        ----------
+        future : concurrent.futures.Future
+            From `submit`.
+
+        Returns
+        -------
+        result
+            By pickle.
+
+        Raises
+        ------
+        Exception
+            Whatever the function raised.
+        InputError
+            The process has died.
+        """
+        with _explained():
+            return future.result()
+
     def map(self, jobs, window):
         """Yield function(job) for each job, in order.
 
@@ -107,18 +164,12 @@ class Pool:
         try:
             while True:
                 for job in jobs:
-                    pending.append(self._executor.submit(_call, job))
+                    pending.append(self.submit(job))
                     if len(pending) >= window:
                         break
                 if not pending:
                     return
-                yield pending.popleft().result()
-        except BrokenProcessPool as error:
-            raise InputError(
-                'a worker process has ended unexpectedly. The memory may not be enough '
-                'for so many: use fewer workers, or 0. In a program of your own, guard '
-                "its main part by: if __name__ == '__main__'"
-            ) from error
+                yield self.result(pending.popleft())
         finally:
             for future in pending:
                 future.cancel()

@@ -338,10 +338,21 @@ class BatchNorm(Module):
         if not run.again:
             n = x.size // x.shape[-1]
             unbiased = batch_var * (n / max(1, n - 1))
-            for running, batch in ((mean, batch_mean), (var, unbiased)):
-                running *= 1 - MOMENTUM
-                running += MOMENTUM * batch
+            self.move(MOMENTUM * batch_mean, MOMENTUM * unbiased)
         return y, (cache, True)
+
+    def move(self, mean, var):
+        """Move the running statistics: r ← (1 − momentum) r + momentum · batch's.
+
+        Parameters
+        ----------
+        mean, var : (C,) arrays
+            The batch's, times the momentum. From zeros they are what is left, so that
+            a pass in another process can be counted here.
+        """
+        for param, part in ((self.running_mean, mean), (self.running_var, var)):
+            param.data *= 1 - MOMENTUM
+            param.data += part
 
     def backward(self, dy, cache):
         """Add to the gradients.

@@ -6,9 +6,7 @@ import json
 import time
 from pathlib import Path
 
-import numpy as np
-
-from ..backend import need_device, to_device
+from ..backend import need_device
 from ..data.loader import Loader
 from ..errors import InputError, NotFiniteError
 from ..evaluate import evaluate
@@ -21,6 +19,7 @@ from .log import Log, need_board
 from .settings import read_settings
 from .start import absolute, build, describe_data, lr_advice, need_same_data, open_data
 from .state import State, restored_model
+from .team import Team
 
 SETTINGS, MODEL, BEST = 'settings.toml', 'model.safetensors', 'best.safetensors'
 MEANS = ('class_error', 'cardinality_error')  # the losses add up, these do not
@@ -120,6 +119,7 @@ def train_model(settings, out, *, resume=False, tell=None, stop=None):
         model.config, Weights(settings.ce, settings.bbox, settings.giou),
         settings.alpha, settings.gamma,
     )
+    team = Team(model, criterion, settings.keep, settings.processes)
     out.mkdir(parents=True, exist_ok=True)
     settings.write(out / SETTINGS)
     size = saved[3]['log_size'] if saved else 0
@@ -142,7 +142,7 @@ def train_model(settings, out, *, resume=False, tell=None, stop=None):
             batches = loader.epoch(state.epoch, state.done * settings.accumulate)
             while state.done < steps:
                 group = list(itertools.islice(batches, settings.accumulate))
-                figures = learn(state, criterion, group, settings.keep)
+                figures = learn(state, team, group)
                 record = {'kind': 'step', 'epoch': state.epoch + 1, 'step': state.step}
                 record |= figures | {'seconds': round(time.perf_counter() - begun, 3)}
                 log.write(record)
@@ -178,6 +178,7 @@ def train_model(settings, out, *, resume=False, tell=None, stop=None):
     finally:
         log.close()
         loader.close()
+        team.close()
         if loader.skipped:
             tell('skipped', counts=loader.skipped)
     save_weights(MODEL)  # a run that ended between its last two files
@@ -186,7 +187,7 @@ def train_model(settings, out, *, resume=False, tell=None, stop=None):
     return model, report
 
 
-def learn(state, criterion, batches, keep='all'):
+def learn(state, team, batches):
     """Make one step of the optimiser from some batches.
 
     Their gradients add up to that of one large batch: each part's losses are divided by
@@ -197,11 +198,10 @@ def learn(state, criterion, batches, keep='all'):
     ----------
     state : State
         It moves on by a step.
-    criterion : Criterion
-        Made from the model's config.
+    team : Team
+        Made with the state's model.
     batches : list of Batch
         At least one; they are brought to the model's device.
-    keep : {'all', 'inputs'}
 
     Returns
     -------
@@ -214,33 +214,24 @@ def learn(state, criterion, batches, keep='all'):
     NotFiniteError
         With the ids of the pictures; the weights are as before.
     """
-    model, optimizer = state.model, state.optimizer
+    optimizer = state.optimizer
     boxes = sum(len(t['labels']) for b in batches for t in b.targets)
     figures = {'loss': 0.0}
-    model.zero_grad()
     lr = optimizer.lr[0]
+    waiting = list(batches)
     try:
-        for i, batch in enumerate(batches):
-            images, mask = (
-                to_device(a, model.device) for a in (batch.images, batch.mask)
-            )
-            with np.errstate(over='ignore', invalid='ignore'):  # named below
-                out, cache = model.forward(
-                    images, mask, train=True, keep=keep,
-                    step=state.step * len(batches) + i,
-                )
-                total, losses, dout = criterion(
-                    out, batch.targets, num_boxes=boxes, cache=cache
-                )
-                model.backward(dout, cache)
+        for total, losses in team.add_gradients(
+            batches, boxes, state.step * len(batches)
+        ):
+            waiting.pop(0)
             for name, value in losses.items():
                 share = len(batches) if name.startswith(MEANS) else 1
                 figures[name] = figures.get(name, 0.0) + value / share
             figures['loss'] += total
-        batch = None  # from here on it is about all of them
         norm = optimizer.step()
     except NotFiniteError as error:
-        ids = [list(b.ids) for b in ([batch] if batch else batches)]
+        # of the batch whose turn it was, or, after all of them, of their sum
+        ids = [list(b.ids) for b in waiting[:1] or batches]
         raise NotFiniteError(
             f'step {state.step}: {error}\nids of the pictures, in order: '
             f'{", ".join(str(i) for some in ids for i in some)}'

@@ -21,8 +21,8 @@ ELSEWHERE = {
     'long': 'is the setting long',
 }
 FREE = {  # what may differ when a run goes on: no weight depends on it
-    'workers', 'device', 'save_every', 'evaluate_every', 'evaluate_batch', 'short',
-    'long', 'tensorboard', 'skip_bad', 'val', 'val_pictures',
+    'workers', 'processes', 'device', 'save_every', 'evaluate_every', 'evaluate_batch',
+    'short', 'long', 'tensorboard', 'skip_bad', 'val', 'val_pictures',
 }
 
 
@@ -58,6 +58,9 @@ class Settings:
     batch, accumulate : int
         Pictures that go through the model together, and how many such batches make one
         step. Published: 32 pictures in a step.
+    processes : int
+        How many of a step's batches are computed side by side, each in a process of
+        its own. The result does not depend on it.
     workers : int
         Processes that prepare pictures.
     keep : {'all', 'inputs'}
@@ -115,6 +118,7 @@ class Settings:
     epochs: int = 50
     batch: int = 2
     accumulate: int = 16
+    processes: int = 1
     workers: int = 2
     keep: str = 'all'
     optimizer: str = 'adamw'
@@ -160,11 +164,16 @@ class Settings:
         for name, values in choices.items():
             expected = f'one of {", ".join(filter(None, values))}'
             self._need(getattr(self, name) in values, name, expected)
-        least = {'epochs': 1, 'batch': 1, 'accumulate': 1, 'drop_every': 1,
-                 'evaluate_batch': 1, 'evaluate_every': 1, 'save_every': 1, 'short': 1,
+        least = {'epochs': 1, 'batch': 1, 'accumulate': 1, 'processes': 1,
+                 'drop_every': 1, 'evaluate_batch': 1, 'evaluate_every': 1,
+                 'save_every': 1, 'short': 1,
                  'workers': 0, 'seed': 0, 'warmup': 0}
         for name, value in least.items():
             self._need(getattr(self, name) >= value, name, f'{value} or more')
+        self._need(
+            self.processes <= self.accumulate, 'processes',
+            f'at most accumulate = {self.accumulate}: each takes one batch of a step',
+        )
         self._need(self.long >= self.short, 'long', f'at least short = {self.short}')
         self._need(0 <= self.ema < 1, 'ema', 'in [0, 1); 0 switches it off')
         for name in ('lr', 'weight_decay', 'backbone_lr', 'offsets_lr', 'clip', 'drop',

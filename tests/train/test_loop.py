@@ -13,6 +13,7 @@ from ddetr_np.testing_model import random_batch, randomise
 from ddetr_np.train.checkpoint import read_checkpoint
 from ddetr_np.train.loop import learn
 from ddetr_np.train.state import State
+from ddetr_np.train.team import Team
 
 NOT_JUDGED = {'scenes.val_count': 0}
 
@@ -21,6 +22,10 @@ def batch_of(pictures, boxes, seed=0):
     sizes = ((48, 64),) * pictures  # of one size: padding would tell the batches apart
     images, mask, targets = random_batch(4, sizes, boxes, seed)
     return Batch(images, mask, targets, [f'id{seed}_{i}' for i in range(pictures)])
+
+
+def team_of(state):
+    return Team(state.model, Criterion(state.model.config))
 
 
 def split(batch, *parts):
@@ -41,7 +46,7 @@ def state(request, tiny, small):
 
 def weights_after(state, batches):
     before = {n: p.data.copy() for n, p in state.model.named_params()}
-    figures = learn(state, Criterion(state.model.config), batches)
+    figures = learn(state, team_of(state), batches)
     after = {n: p.data.copy() for n, p in state.model.named_params()}
     grads = {n: p.grad.copy() for n, p in state.model.named_params() if p.learns}
     for name, p in state.model.named_params():
@@ -90,7 +95,7 @@ def test_parts_drop_other_values(tiny, small):
 
     model.forward = watch
     for _ in range(2):
-        learn(state, Criterion(model.config), split(batch_of(2, (1, 1)), 1, 1))
+        learn(state, team_of(state), split(batch_of(2, (1, 1)), 1, 1))
     assert seen == [0, 1, 2, 3]
 
 
@@ -99,7 +104,7 @@ def test_a_loss_that_is_not_finite(state):
     batches[1].images[1, 3, 4] = np.nan
     before = {n: p.data.copy() for n, p in state.model.named_params()}
     with pytest.raises(NotFiniteError) as caught:
-        learn(state, Criterion(state.model.config), batches)
+        learn(state, team_of(state), batches)
     message = str(caught.value)
     assert 'it begins here: the pictures are not finite, picture 1' in message
     assert message.endswith('ids of the pictures, in order: id0_2, id0_3')
@@ -115,7 +120,7 @@ def test_a_gradient_that_is_not_finite(state):
 
     state.model.backward = backward
     with pytest.raises(NotFiniteError, match='the gradient of .* is not finite') as e:
-        learn(state, Criterion(state.model.config), split(batch_of(2, (1, 1)), 1, 1))
+        learn(state, team_of(state), split(batch_of(2, (1, 1)), 1, 1))
     assert str(e.value).endswith('id0_0, id0_1')
 
 

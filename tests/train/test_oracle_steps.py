@@ -11,6 +11,7 @@ from ddetr_np import Settings
 from ddetr_np.data.loader import Batch
 from ddetr_np.train.loop import learn
 from ddetr_np.train.state import State
+from ddetr_np.train.team import Team
 
 pytestmark = pytest.mark.oracle
 torch = pytest.importorskip('torch')
@@ -86,7 +87,7 @@ def test_the_first_steps(live, variant, accumulate):
 
     settings = Settings(accumulate=accumulate)
     training = State(settings, ours, steps=STEPS)
-    criterion = ddetr_np.Criterion(ours.config)
+    team = Team(ours, ddetr_np.Criterion(ours.config))
     optimizer = torch.optim.AdamW(groups(theirs, settings.lr), weight_decay=1e-4)
     learning = [p for g in optimizer.param_groups for p in g['params']]
     rng = np.random.default_rng(3)
@@ -95,7 +96,7 @@ def test_the_first_steps(live, variant, accumulate):
     for step in range(STEPS):
         first = step * accumulate % len(batches)
         some = batches[first : first + accumulate]
-        figures = learn(training, criterion, [batch for batch, _, _ in some])
+        figures = learn(training, team, [batch for batch, _, _ in some])
         boxes = [sum(len(t['labels']) for t in batch.targets) for batch, _, _ in some]
         optimizer.zero_grad()
         total = 0.0
