@@ -20,6 +20,8 @@ _twins = {}  # (operation, library) -> function
 _loaded = []  # holds True once `fast` has been imported
 _plain = contextvars.ContextVar('plain', default=False)
 _others = contextvars.ContextVar('others', default=None)  # of `substitute`
+_mixed = contextvars.ContextVar('mixed', default=False)
+_rules = {}  # operation -> how it runs in mixed precision
 
 
 def _cupy():
@@ -271,16 +273,23 @@ def replaceable(operation):
     # the module's last name is part of the key: two rooms may use one word
     key = f'{operation.__module__.rpartition(".")[2]}.{operation.__name__}'
 
-    @functools.wraps(operation)
-    def call(*args, **kwargs):
+    def run(*args, **kwargs):
         if not _plain.get():
             xp = get_xp(*_arrays((*args, *kwargs.values())))
+            if xp is np and _mixed.get():
+                return operation(*args, **kwargs)
             others = _others.get()
             table = twins() if others is None else others
             twin = table.get((key, xp.__name__))
             if twin is not None:
                 return twin(*args, **kwargs)
         return operation(*args, **kwargs)
+
+    @functools.wraps(operation)
+    def call(*args, **kwargs):
+        if _mixed.get() and key in _rules:
+            return _rules[key](run, *args, **kwargs)
+        return run(*args, **kwargs)
 
     call.plain = operation
     call.key = key
@@ -367,6 +376,62 @@ def plain():
         yield
     finally:
         _plain.reset(token)
+
+
+def in_mixed(*operations):
+    """Register how replaceable operations run in mixed precision.
+
+    Parameters
+    ----------
+    *operations : callable
+        Of `ops`.
+
+    Returns
+    -------
+    callable
+        A decorator of a function that takes the operation, twin or plain, before the
+        operation's own arguments; returned as it is.
+    """
+
+    def register(function):
+        _rules.update((operation.key, function) for operation in operations)
+        return function
+
+    return register
+
+
+@contextlib.contextmanager
+def mixed(on=True):
+    """Compute in mixed precision within the block: half values and products.
+
+    See `ops.mixed` for what stays single. It is for models of single precision on a
+    GPU; on the CPU it is slow, and there to be looked at: plain operations, no twins.
+
+    Parameters
+    ----------
+    on : bool
+        False lifts it again, inside another such block.
+
+    Yields
+    ------
+    None
+        Forward and backward of a pass must be in one such block.
+    """
+    token = _mixed.set(on)
+    try:
+        yield
+    finally:
+        _mixed.reset(token)
+
+
+def is_mixed():
+    """Return whether a `mixed` block is around.
+
+    Returns
+    -------
+    bool
+    """
+    return _mixed.get()
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ from .fields import (
     device_option,
     dtype_option,
     field_option,
+    half_option,
     size_options,
     weights_option,
 )
@@ -31,6 +32,7 @@ from .fields import (
     help='File for the results in COCO format.',
 )
 @device_option
+@half_option
 @dtype_option
 @field_option
 @click.pass_context

@@ -7,6 +7,7 @@ from .fields import (
     device_option,
     dtype_option,
     field_option,
+    half_option,
     size_options,
     weights_option,
 )
@@ -34,6 +35,7 @@ PAGE = 12  # pictures on the page of misses
 )
 @json_option('The figures')
 @device_option
+@half_option
 @dtype_option
 @field_option
 def evaluate(

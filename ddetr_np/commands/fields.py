@@ -49,13 +49,39 @@ device_option = click.option(
     '--device',
     default='cpu',
     callback=_need,
+    is_eager=True,  # before --half asks for it
     help='cpu, or a GPU: cuda:0, cuda:1 …',
+)
+
+
+def _halve(ctx, option, half):
+    if not half:
+        return
+    if ctx.params['device'] == 'cpu':
+        raise click.UsageError(
+            '--half is for a GPU: a CPU has no products of half precision; add '
+            '--device cuda:0'
+        )
+    if ctx.params.get('dtype') == 'float64':
+        raise click.UsageError('--half and --dtype float64 exclude each other')
+    from ..backend import mixed
+
+    ctx.with_resource(mixed())
+
+
+half_option = click.option(
+    '--half',
+    is_flag=True,
+    expose_value=False,
+    callback=_halve,
+    help='Half-precision values and products, on a GPU.',
 )
 
 dtype_option = click.option(
     '--dtype',
     type=click.Choice(['float32', 'float64']),
     default='float32',
+    is_eager=True,
     help='Of weights and pictures.',
 )
 

@@ -6,7 +6,7 @@ from ..backend import get_xp, twin
 from ..ops.dropout import dropout, dropout_backward, scale, threshold
 from . import cuda
 
-TYPES = ('float32', 'float64')
+TYPES = ('float16', 'float32', 'float64')
 WORD = 4  # numbers, and elements of a thread
 
 
@@ -34,7 +34,7 @@ def dropout_launch(x, y, p, key):
     Parameters
     ----------
     x : (...) array
-        Contiguous and not empty, of single or double precision.
+        Contiguous and not empty, of half, single or double precision.
     y : like x
         Written.
     p : float
@@ -58,6 +58,6 @@ def dropout_launch(x, y, p, key):
             np.uint64(seed),
             np.uint64(step << 16 | stream),
             np.int32(threshold(p)),
-            x.dtype.type(scale(p)),
+            np.promote_types(x.dtype, np.float32).type(scale(p)),
         ),
     )

@@ -292,6 +292,10 @@ class DeformableDETR(Module):
             run,
             held.p_hats,
         )
+        if proposal_logits is not None:
+            proposal_logits = proposal_logits.astype(self.dtype, copy=False)
+        # in mixed precision logits may have come out half
+        logits = logits.astype(self.dtype, copy=False)
         out = Output(logits, boxes, proposal_logits, proposal_boxes)
         if keep == 'none':
             multi_scale = proposals = start = None

@@ -42,7 +42,8 @@ def attention(q, k, v, p=0.0, key=None):
     scores /= math.sqrt(q.shape[-1])
     A, _ = softmax(scores)
     kept, drop = dropout(A, p, key)
-    y = xp.matmul(kept, v)
+    # in mixed precision a softmax is wider than what is multiplied, here and below
+    y = xp.matmul(kept.astype(v.dtype, copy=False), v)
     return y.transpose(0, 2, 1, 3), AttentionCache(q, k, v, A, drop)
 
 
@@ -65,11 +66,13 @@ def attention_backward(dy, cache):
     q, k, v, A, drop = cache
     xp = get_xp(dy)
     dy = dy.transpose(0, 2, 1, 3)
-    kept = dropout_backward(A, drop)  # the mask is its own transpose
+    # the mask is its own transpose
+    kept = dropout_backward(A, drop).astype(dy.dtype, copy=False)
     dA = dropout_backward(xp.matmul(dy, v.transpose(0, 1, 3, 2)), drop)
     dv = xp.matmul(kept.transpose(0, 1, 3, 2), dy)
     dscores = softmax_backward(dA, A)
     dscores /= math.sqrt(q.shape[-1])
+    dscores = dscores.astype(q.dtype, copy=False)
     dq = xp.matmul(dscores, k)
     dk = xp.matmul(dscores.transpose(0, 1, 3, 2), q)
     return tuple(a.transpose(0, 2, 1, 3) for a in (dq, dk, dv))

@@ -3,10 +3,11 @@
 import contextlib
 import itertools
 import json
+import math
 import time
 from pathlib import Path
 
-from ..backend import need_device
+from ..backend import mixed, need_device
 from ..data.loader import Loader
 from ..errors import InputError, NotFiniteError
 from ..evaluate import evaluate
@@ -76,6 +77,11 @@ def train_model(settings, out, *, resume=False, tell=None, stop=None):
     if settings.tensorboard:
         need_board()
     need_device(settings.device)
+    if settings.precision == 'mixed' and settings.device == 'cpu':
+        raise InputError(
+            'the setting precision is mixed, which is for a GPU: a CPU has no products '
+            'of half precision; add --device cuda:0, or leave precision at single'
+        )
     saved = _open_folder(settings, out, resume)
     data, val = open_data(settings)
     described = describe_data(data)
@@ -207,7 +213,8 @@ def learn(state, team, batches):
     -------
     dict
         'loss', the losses of the last layer, 'grad_norm' before clipping, 'lr' of the
-        main group, 'boxes' and 'pictures'.
+        main group, 'boxes' and 'pictures'. In mixed precision also 'loss_scale', and
+        the norm is infinite where the scale was too large and the step left out.
 
     Raises
     ------
@@ -219,16 +226,18 @@ def learn(state, team, batches):
     figures = {'loss': 0.0}
     lr = optimizer.lr[0]
     waiting = list(batches)
+    scale = state.loss_scale.scale if state.loss_scale else 1.0
     try:
-        for total, losses in team.add_gradients(
-            batches, boxes, state.step * len(batches)
-        ):
-            waiting.pop(0)
-            for name, value in losses.items():
-                share = len(batches) if name.startswith(MEANS) else 1
-                figures[name] = figures.get(name, 0.0) + value / share
-            figures['loss'] += total
-        norm = optimizer.step()
+        with mixed() if state.loss_scale else contextlib.nullcontext():
+            for total, losses in team.add_gradients(
+                batches, boxes, state.step * len(batches), scale
+            ):
+                waiting.pop(0)
+                for name, value in losses.items():
+                    share = len(batches) if name.startswith(MEANS) else 1
+                    figures[name] = figures.get(name, 0.0) + value / share
+                figures['loss'] += total
+        norm = _step(optimizer, state.loss_scale)
     except NotFiniteError as error:
         # of the batch whose turn it was, or, after all of them, of their sum
         ids = [list(b.ids) for b in waiting[:1] or batches]
@@ -237,12 +246,27 @@ def learn(state, team, batches):
             f'{", ".join(str(i) for some in ids for i in some)}'
         ) from error
     state.count_step()
+    if state.loss_scale:
+        figures['loss_scale'] = scale
     return figures | {
         'grad_norm': norm,
         'lr': lr,
         'boxes': boxes,
         'pictures': sum(len(b.ids) for b in batches),
     }
+
+
+def _step(optimizer, loss_scale):
+    """Make the optimiser's step; leave it out where the loss was scaled too much."""
+    if loss_scale is None:
+        return optimizer.step()
+    try:
+        norm = optimizer.step(loss_scale.scale)
+    except NotFiniteError:
+        loss_scale.count(finite=False)
+        return math.inf
+    loss_scale.count(finite=True)
+    return norm
 
 
 def averaged(state):

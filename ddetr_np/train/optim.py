@@ -50,8 +50,13 @@ class Optimizer:
         """The groups' learning rates of now."""
         return [g.lr for g in self.groups]
 
-    def step(self):
+    def step(self, loss_scale=1.0):
         """Clip the gradients, update every parameter in place.
+
+        Parameters
+        ----------
+        loss_scale : float
+            What the loss was multiplied by: the gradients are divided by it.
 
         Returns
         -------
@@ -63,8 +68,9 @@ class Optimizer:
         NotFiniteError
             A gradient is not finite; it is named, and nothing has changed.
         """
-        norm = grad_norm(self.params)
+        norm = grad_norm(self.params) / loss_scale
         scale = min(1.0, self.clip / (norm + CLIP_EPS)) if self.clip else 1.0
+        scale /= loss_scale
         self.steps += 1
         for group in self.groups:
             for name, p in group.params.items():

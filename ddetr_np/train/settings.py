@@ -51,6 +51,9 @@ class Settings:
     seed : int
         Of initial weights, order, augmentation and dropout.
     dtype : {'float32', 'float64'}
+    precision : {'single', 'mixed'}
+        'mixed' has half-precision values and products (see `ops.mixed`), on a GPU;
+        'single' computes in dtype throughout.
     device : str
         'cpu', 'cuda:0', 'cuda:1' …
     epochs : int
@@ -114,6 +117,7 @@ class Settings:
     backbone_weights: str = ''
     seed: int = 0
     dtype: str = 'float32'
+    precision: str = 'single'
     device: str = 'cpu'
     epochs: int = 50
     batch: int = 2
@@ -157,6 +161,7 @@ class Settings:
             'labels': ('contiguous', 'ids'),
             'variant': ('', *VARIANTS),
             'dtype': ('float32', 'float64'),
+            'precision': ('single', 'mixed'),
             'keep': ('all', 'inputs'),
             'optimizer': ('adamw', 'sgd'),
             'schedule': ('step', 'cosine', 'constant'),
@@ -170,6 +175,10 @@ class Settings:
                  'workers': 0, 'seed': 0, 'warmup': 0}
         for name, value in least.items():
             self._need(getattr(self, name) >= value, name, f'{value} or more')
+        self._need(
+            self.precision == 'single' or self.dtype == 'float32', 'precision',
+            f'single where dtype is {self.dtype}',
+        )
         self._need(
             self.processes <= self.accumulate, 'processes',
             f'at most accumulate = {self.accumulate}: each takes one batch of a step',

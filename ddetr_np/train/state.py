@@ -6,6 +6,7 @@ from ..nn.ddetr import DeformableDETR
 from .checkpoint import write_checkpoint
 from .ema import Ema
 from .groups import GroupRule
+from .loss_scale import LossScale
 from .optim import SGD, AdamW
 from .schedule import Cosine, StepLR, Warmup
 
@@ -28,6 +29,8 @@ class State:
 
     Attributes
     ----------
+    loss_scale : LossScale or None
+        In mixed precision.
     epoch, done : int
         Epochs, and steps of the next one, that are behind.
     step : int
@@ -53,6 +56,7 @@ class State:
             warmup = Warmup(self.optimizer, settings.warmup, settings.warmup_start)
             self.by_step.append(warmup)
         self.ema = Ema(model, settings.ema) if settings.ema else None
+        self.loss_scale = LossScale() if settings.precision == 'mixed' else None
         self.epoch = self.done = self.step = 0
         self.best = -1.0
         self.seconds = 0.0
@@ -95,6 +99,8 @@ class State:
         if self.ema:
             ema = self.ema.state_dict()
             tensors['ema'], facts['ema'] = ema['average'], ema['n']
+        if self.loss_scale:
+            facts['loss_scale'] = self.loss_scale.state_dict()
         config = self.model.config.to_dict()
         write_checkpoint(folder, weights, config, tensors, facts)
 
@@ -119,6 +125,8 @@ class State:
                 schedule.load_state_dict(state)
             if self.ema:
                 self.ema.load_state_dict({'n': facts['ema'], 'average': tensors['ema']})
+            if self.loss_scale:
+                self.loss_scale.load_state_dict(facts['loss_scale'])
             for name in ('epoch', 'done', 'step', 'best', 'seconds'):
                 setattr(self, name, facts[name])
         except (KeyError, TypeError) as error:

@@ -22,13 +22,13 @@ from .. import threads
 from ..backend import to_device
 from ..data.workers import Pool
 from ..errors import InputError
-from ..nn.ddetr import DeformableDETR
+from ..nn.ddetr import DeformableDETR, Output
 from ..nn.layers import BatchNorm
 
 SHARED_MEMORY = Path('/dev/shm')  # a file system without a disk, on Linux
 
 
-def add_gradient(model, criterion, batch, num_boxes, step, keep='all'):
+def add_gradient(model, criterion, batch, num_boxes, step, scale=1.0, keep='all'):
     """Add the gradient of a batch's loss to the model's, and move its statistics.
 
     Parameters
@@ -42,6 +42,8 @@ def add_gradient(model, criterion, batch, num_boxes, step, keep='all'):
         What the losses are divided by.
     step : int
         Of the key of dropout.
+    scale : float
+        What the gradient is multiplied by (see `loss_scale`).
     keep : {'all', 'inputs'}
         For the backward pass.
 
@@ -62,6 +64,8 @@ def add_gradient(model, criterion, batch, num_boxes, step, keep='all'):
         total, losses, dout = criterion(
             out, batch.targets, num_boxes=num_boxes, cache=cache
         )
+        if scale != 1:
+            dout = Output(*(None if d is None else d * scale for d in dout))
         model.backward(dout, cache)
     return total, losses
 
@@ -128,7 +132,7 @@ class Team:
         for (pool, _), future in zip(self._helpers, begun):
             pool.result(future)  # the files are open now: their names may go
 
-    def add_gradients(self, batches, num_boxes, step):
+    def add_gradients(self, batches, num_boxes, step, scale=1.0):
         """Yield each batch's losses; in the end the model has the sum of the gradients.
 
         Parameters
@@ -139,6 +143,8 @@ class Team:
             What the losses of all are divided by.
         step : int
             Of the first batch's key of dropout; the others' follow.
+        scale : float
+            Of the gradient.
 
         Yields
         ------
@@ -152,7 +158,9 @@ class Team:
         """
         for first in range(0, len(batches), self.processes):
             some = batches[first : first + self.processes]
-            jobs = [(b, num_boxes, step + first + i) for i, b in enumerate(some)]
+            jobs = [
+                (b, num_boxes, step + first + i, scale) for i, b in enumerate(some)
+            ]
             helpers = self._helpers[: len(some) - 1]
             begun = [pool.submit(j) for (pool, _), j in zip(helpers, jobs[1:])]
             try:
@@ -231,8 +239,8 @@ class Replica:
 
         Parameters
         ----------
-        job : (Batch, int, int) or None
-            With num_boxes and step of `add_gradient`. None only opens the files.
+        job : (Batch, int, int, float) or None
+            With num_boxes, step and scale of `add_gradient`. None only opens the files.
 
         Returns
         -------

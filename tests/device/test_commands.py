@@ -1,14 +1,16 @@
 """--device, of every command that runs a model; and what may be wrong with one."""
 
+import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from ddetr_np import InputError, build_model, save_model
-from ddetr_np.backend import gpus, to_device
+from ddetr_np import InputError, build_model, ops, save_model
+from ddetr_np.backend import gpus, is_mixed, to_device
 from ddetr_np.cli import cli
 
 TINY = {
@@ -48,6 +50,35 @@ def run(tmp_path, monkeypatch):
         return CliRunner().invoke(cli, [*map(str, words)], catch_exceptions=False)
 
     return run
+
+
+def test_half_precision(gpu, run, monkeypatch):
+    """The values between the operations of the pass are half, the results near."""
+    kinds = []
+    sampled = ops.ms_deform_attn.ms_deform_attn
+
+    def watch(value, *args):
+        kinds.append(value.dtype.name)
+        return sampled(value, *args)
+
+    monkeypatch.setattr(ops.ms_deform_attn, 'ms_deform_attn', watch)
+    words = [*COMMANDS['detect'], '--threshold', '0', '--device', gpu.name, '--json']
+    outputs = []
+    for name, more in (('single.json', []), ('half.json', ['--half'])):
+        result = run('detect', *words, name, *more)
+        assert result.exit_code == 0, result.output
+        found = json.loads(Path(name).read_text())
+        outputs.append(sorted(d['score'] for d in found))
+    assert set(kinds[: len(kinds) // 2]) == {'float32'}
+    assert 'float16' in kinds[len(kinds) // 2 :]
+    np.testing.assert_allclose(outputs[1], outputs[0], atol=0.02)
+    assert not is_mixed()  # not beyond the command
+
+
+def test_half_precision_is_for_gpus(run):
+    result = run('detect', *COMMANDS['detect'], '--half')
+    assert result.exit_code == 2
+    assert '--half is for a GPU' in result.output
 
 
 @pytest.mark.parametrize('command', COMMANDS)

@@ -9,6 +9,7 @@ from ddetr_np import SGD, AdamW, Criterion, Ema, NotFiniteError, Settings, build
 from ddetr_np.backend import device_of, plain
 from ddetr_np.testing_model import SMALL, random_batch, randomise
 from ddetr_np.train.checkpoint import read_checkpoint
+from ddetr_np.train.log import read_metrics
 from ddetr_np.train.loop import Interrupted, train_model
 
 RUN = {  # two epochs of two steps
@@ -121,11 +122,38 @@ def test_a_run_stopped_and_resumed(double, tmp_path):
             assert files[0].read_bytes() == files[1].read_bytes()
 
 
+def test_mixed_precision(gpu, tmp_path):
+    """The losses are those of single precision, nearly; a resumed run has its bits."""
+    settings = Settings().replace(**RUN, device=gpu.name)
+    train_model(settings, tmp_path / 'single')
+    settings = settings.replace(precision='mixed')
+    train_model(settings, tmp_path / 'mixed')
+    stopped = []
+
+    def stop():
+        stopped.append(True)
+        return len(stopped) == 3
+
+    with pytest.raises(Interrupted):
+        train_model(settings, tmp_path / 'again', stop=stop)
+    train_model(settings, tmp_path / 'again', resume=True)
+    single, mixed, again = (
+        [r for r in read_metrics(tmp_path / name) if r['kind'] == 'step']
+        for name in ('single', 'mixed', 'again')
+    )
+    for a, b in zip(mixed, single, strict=True):
+        assert a['loss'] == pytest.approx(b['loss'], rel=0.02)
+        assert a['loss'] != b['loss']
+        assert a['loss_scale'] > 1
+    if gpu.traffic:  # on a GPU atomic sums come in any order
+        assert [r['loss'] for r in again] == [r['loss'] for r in mixed]
+        weights = [read_checkpoint(tmp_path / name) for name in ('mixed', 'again')]
+        gpu.check(weights[1][0], weights[0][0], 0)
+
+
 @pytest.mark.gpu
 def test_a_run(real, tmp_path):
     """The run of the host, to single precision: its losses."""
-    from ddetr_np.train.log import read_metrics
-
     settings = Settings().replace(**RUN)
     train_model(settings, tmp_path / 'cpu')
     train_model(settings.replace(device=real.name), tmp_path / 'gpu')

@@ -6,6 +6,8 @@
 // each: that is cheaper than telling one another, and a warp's accesses stay together.
 // x, y (n,), contiguous; y is written once.
 
+#include "types.cuh"
+
 typedef unsigned long long u64;
 
 __device__ inline u64 philox(u64 count, u64 key0, u64 key1, int word) {
@@ -26,13 +28,13 @@ __device__ inline u64 philox(u64 count, u64 key0, u64 key1, int word) {
 
 template <typename T>
 __global__ void dropout(const T *x, T *y, long long n, u64 key0, u64 key1,
-                        int threshold, T scale) {
+                        int threshold, sum_t<T> scale) {
     long long q = (long long)blockIdx.x * THREADS + threadIdx.x;
     if (4 * q >= n) return;
     // NumPy counts before it draws: the first count is 1
     u64 bits = philox(q / 4 + 1, key0, key1, q % 4);
     for (int j = 0; j < 4 && 4 * q + j < n; ++j) {
-        T kept = (int)(bits >> (16 * j) & 0xFFFF) >= threshold;
-        y[4 * q + j] = x[4 * q + j] * kept * scale;
+        sum_t<T> kept = (int)(bits >> (16 * j) & 0xFFFF) >= threshold;
+        narrow(widen(x[4 * q + j]) * kept * scale, y[4 * q + j]);
     }
 }
