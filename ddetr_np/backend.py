@@ -236,6 +236,50 @@ def gpus():
     return found
 
 
+def constant(values, dtype, like):
+    """Return an array of given numbers where `like` is; on a GPU one for all callers.
+
+    A copy to a GPU costs as much as a kernel, and has no place in a CUDA graph.
+
+    Parameters
+    ----------
+    values : tuple of numbers, or of such tuples
+        The elements.
+    dtype : dtype
+        Of the result.
+    like : array
+        On the device.
+
+    Returns
+    -------
+    array
+        To be read only.
+    """
+    xp = get_xp(like)
+    if xp is np:
+        return np.array(values, dtype)
+    key = xp, values, np.dtype(dtype), like.device.id
+    if key not in _constants:
+        if len(_constants) == CONSTANTS:
+            _constants.clear()
+        _constants[key] = xp.array(values, dtype)
+    return _constants[key]
+
+
+_constants = {}
+CONSTANTS = 4096  # kept at most: a few for each size of picture
+
+
+def constants():
+    """Return the arrays that `constant` keeps: whoever holds them keeps their memory.
+
+    Returns
+    -------
+    list of arrays
+    """
+    return list(_constants.values())
+
+
 def scatter_add(target, rows, values):
     """Add `values` to `target[rows]`, in place; rows may repeat.
 

@@ -10,7 +10,7 @@ import itertools
 
 import numpy as np
 
-from ..backend import get_xp, twin
+from ..backend import constant, get_xp, twin
 from ..ops.ms_deform_attn import (
     CoreCache,
     check_shapes,
@@ -45,7 +45,7 @@ def gpu_ms_deform_attn(value, shapes, loc, A):
         return y, cache
     with value.device:
         inputs = (cuda.contiguous(xp, a) for a in (value, loc, A))
-        cuda.launch(xp, forward_launch(*inputs, _table(xp, shapes), y))
+        cuda.launch(xp, forward_launch(*inputs, _table(value, shapes), y))
     return y, cache
 
 
@@ -67,7 +67,7 @@ def gpu_ms_deform_attn_backward(dy, cache):
         run = functools.partial(cuda.launch, xp)
         cache = CoreCache(value, shapes, loc, A)
         return backward(
-            xp, run, dy, cache, _table(xp, shapes), cuda.is_deterministic()
+            xp, run, dy, cache, _table(value, shapes), cuda.is_deterministic()
         )
 
 
@@ -102,14 +102,8 @@ def levels_of(shapes):
     return np.array(rows, np.int32).reshape(-1, 4)
 
 
-def _table(xp, shapes):
-    return _table_of(xp, xp.cuda.Device().id, shapes)
-
-
-@functools.lru_cache(256)
-def _table_of(xp, device, shapes):
-    """The table on a device; kept, since a copy to it costs as much as a kernel."""
-    return xp.asarray(levels_of(shapes))
+def _table(like, shapes):
+    return constant(tuple(map(tuple, levels_of(shapes).tolist())), 'int32', like)
 
 
 def forward_launch(value, loc, A, levels, y, step=None, unroll=UNROLL):

@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 from .. import ops
-from ..backend import get_xp
+from ..backend import constant, get_xp
 from .reference_points import pixel_centres
 
 BORDER = 0.01  # a base box must lie in (0.01, 0.99) on all four counts
@@ -37,7 +37,7 @@ def base_boxes(shapes, ratios, padding, s):
     boxes = []
     for l, (H, W) in enumerate(shapes):
         # the count of valid pixels, which the ratio was made of
-        size = xp.rint(ratios[:, l] * xp.array([W, H], ratios.dtype))
+        size = xp.rint(ratios[:, l] * constant((W, H), ratios.dtype, ratios))
         centre = pixel_centres(H, W, ratios.dtype, xp) / size[:, None]
         wh = xp.full_like(centre, s * 2.0**l)
         boxes.append(xp.concatenate([centre, wh], -1))
@@ -97,9 +97,8 @@ def propose(memory, guess, dropped, Nq, enc_output, norm, heads, top=None):
     logits, c3 = class_embed.forward(y)
     delta, c4 = bbox_embed.forward(y)
     boxes, _ = ops.activation.sigmoid(delta + guess)
-    # stable: of equals, the first token
     if top is None:
-        top = xp.argsort(-logits[..., 0], axis=1, kind='stable')[:, :Nq]
+        top = ops.top.top(logits[..., 0], Nq)
     return logits, boxes, ProposalsCache(dropped, c1, c2, c3, c4, boxes, top)
 
 

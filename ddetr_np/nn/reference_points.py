@@ -1,6 +1,6 @@
 """Where each query looks from: p̂ of Eq. 3, and what padding makes of it."""
 
-from ..backend import get_xp
+from ..backend import constant, get_xp
 
 
 def valid_ratios(masks, dtype='float32'):
@@ -74,6 +74,6 @@ def encoder_reference_points(shapes, ratios):
     xp = get_xp(ratios)
     points = []
     for l, (H, W) in enumerate(shapes):
-        size = ratios[:, l] * xp.array([W, H], ratios.dtype)
+        size = ratios[:, l] * constant((W, H), ratios.dtype, ratios)
         points.append(pixel_centres(H, W, ratios.dtype, xp) / size[:, None])
     return xp.concatenate(points, 1)[:, :, None] * ratios[:, None]

@@ -15,6 +15,7 @@ from . import (
     norm,
     pool,
     position,
+    top,
     update,
 )
 
@@ -33,5 +34,6 @@ __all__ = [
     'norm',
     'pool',
     'position',
+    'top',
     'update',
 ]

@@ -43,33 +43,20 @@ HALF, SINGLE = np.dtype('float16'), np.dtype('float32')
 NARROW = 8  # channels that fill the 16 bytes a tensor core reads at once
 
 
-def rounded(a, dtype):
-    """Return an array of floats in another precision; anything else as it is.
-
-    Parameters
-    ----------
-    a : object
-        An array on any device, a number, None, a tuple …
-    dtype : dtype
-        Of floats.
-
-    Returns
-    -------
-    object
-        `a` itself if it has the precision already.
-    """
+def _rounded(a, dtype):
+    """An array of floats in another precision; anything else as it is."""
     if isinstance(a, (np.ndarray, get_xp(a).ndarray)) and a.dtype.kind == 'f':
         return a.astype(dtype, copy=False)
     return a
 
 
 def _all(dtype, arrays):
-    return [rounded(a, dtype) for a in arrays]
+    return [_rounded(a, dtype) for a in arrays]
 
 
 @in_mixed(conv2d, conv_norm_relu, attention, feed_forward)
 def _half(run, *args, **kwargs):
-    kwargs = {name: rounded(a, HALF) for name, a in kwargs.items()}
+    kwargs = {name: _rounded(a, HALF) for name, a in kwargs.items()}
     return run(*_all(HALF, args), **kwargs)
 
 
@@ -80,7 +67,7 @@ def _linear(run, x, W, b):
 
 @in_mixed(ms_deform_attn)
 def _core(run, value, shapes, loc, A):
-    return run(rounded(value, HALF), shapes, *_all(SINGLE, (loc, A)))
+    return run(_rounded(value, HALF), shapes, *_all(SINGLE, (loc, A)))
 
 
 @in_mixed(
@@ -88,7 +75,7 @@ def _core(run, value, shapes, loc, A):
     linear_backward, ms_deform_attn_backward,
 )
 def _like_forward(run, dy, cache, *args, **kwargs):
-    return run(rounded(dy, _first(cache).dtype), cache, *args, **kwargs)
+    return run(_rounded(dy, _first(cache).dtype), cache, *args, **kwargs)
 
 
 def _first(cache):
@@ -110,4 +97,4 @@ def _single(run, *args, **kwargs):
 )
 def _norm(run, *args, **kwargs):
     y, *rest = run(*_all(SINGLE, args), **kwargs)
-    return rounded(y, HALF), *rest
+    return _rounded(y, HALF), *rest

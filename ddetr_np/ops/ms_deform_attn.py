@@ -5,7 +5,7 @@ Eq. 2 is the case of one level. `fast` holds quicker twins; these judge them.
 
 from typing import Any, NamedTuple
 
-from ..backend import get_xp, replaceable, scatter_add
+from ..backend import constant, get_xp, replaceable, scatter_add
 from .bilinear import corners
 
 TILE = 1 << 22  # gathered elements at a time: what is gathered is never kept
@@ -47,8 +47,8 @@ def sampling_locations(p_hat, offset, shapes):
 def _offset_unit(p_hat, offset, shapes):
     """What an offset of 1 is, broadcast against (N, Nq, M, L, K, 2)."""
     if p_hat.shape[-1] == 2:
-        sizes = [(W, H) for H, W in shapes]
-        return 1 / get_xp(offset).array(sizes, offset.dtype)[:, None]
+        sizes = tuple((W, H) for H, W in shapes)
+        return 1 / constant(sizes, offset.dtype, offset)[:, None]
     K = offset.shape[4]
     return p_hat[:, :, None, :, None, 2:] * (0.5 / K)
 

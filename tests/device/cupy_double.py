@@ -51,21 +51,30 @@ class CUDARuntimeError(RuntimeError):
     pass
 
 
+def _need_no_capture(what):
+    """Refuse what CUDA refuses while a stream is captured into a graph."""
+    if machine.capturing:
+        raise CUDARuntimeError(
+            f'operation not permitted when stream is capturing: {what}'
+        )
+
+
 class Machine:
     """The GPUs there are; a test may set another number, an older card, or a fault."""
 
     error = CUDARuntimeError
 
-    def __init__(self):
-        self.reset()
-
     def reset(self):
         self.count, self.capability = 2, (8, 0)
         self.fault = None  # a CUDARuntimeError that every call to the driver raises
         self.current = 0
+        self.capturing = False
+        self.launched = 0  # graphs
+        self.streams = [Stream(null=True)]  # in use, the innermost last
+        self.allocators = []  # in use, the innermost last
 
 
-machine = Machine()
+machine = Machine()  # reset below, where there are streams
 
 
 class Device:
@@ -77,7 +86,7 @@ class Device:
         machine.current = self.id
 
     def synchronize(self):
-        pass
+        _need_no_capture('synchronize')
 
     @property
     def compute_capability(self):
@@ -197,6 +206,7 @@ class ndarray:
     # the way to the host
 
     def get(self, stream=None, order='C', out=None, blocking=True):
+        _need_no_capture('get')
         traffic.to_host.append(self.nbytes)
         return self._a.copy()
 
@@ -326,6 +336,7 @@ def _index(slices):
     for s in parts:
         if isinstance(s, ndarray):
             if masks:  # CuPy counts what is chosen: a wait for the device
+                _need_no_capture('a mask as an index')
                 traffic.asked.append(8)
                 traffic.to_host.append(8)
             s = _inside(s)
@@ -473,6 +484,7 @@ def array(
         return _wrap(obj._a.astype(dtype or obj.dtype))  # from whatever device
     if isinstance(obj, (list, tuple)):
         _need_numbers(obj)
+    _need_no_capture('a copy from the host')
     a = _wrap(np.array(obj, dtype, order=order, ndmin=ndmin))
     traffic.to_device.append(a.nbytes)
     return a
@@ -535,6 +547,7 @@ def meshgrid(*xi, **kwargs):
 def argsort(a, axis=-1, kind=None):
     if kind not in (None, 'stable'):
         raise ValueError(f'Unsupported kind {kind!r}')
+    _need_no_capture('argsort')  # Thrust waits for its stream
     return _wrap(np.argsort(_inside(a), axis, kind='stable'))
 
 
@@ -579,6 +592,77 @@ class _Pool:
         return 1 << 20
 
 
+class MemoryPool(_Pool):
+    def malloc(self, size):
+        raise NotImplementedError
+
+
+@contextlib.contextmanager
+def using_allocator(allocator=None):
+    machine.allocators.append(allocator)
+    try:
+        yield
+    finally:
+        machine.allocators.pop()
+
+
+class Event:
+    def record(self, stream=None):
+        pass
+
+    def synchronize(self):
+        _need_no_capture('synchronize')
+
+
+class Graph:
+    """Work that was recorded. The double's has run already, and only counts."""
+
+    def launch(self, stream=None):
+        machine.launched += 1
+
+
+class Stream:
+    """All of the double's work is done at once, whatever the stream."""
+
+    def __init__(self, null=False, non_blocking=False, ptds=False, priority=None):
+        self.ptr, self.waited = id(self), []
+
+    def __enter__(self):
+        machine.streams.append(self)
+        return self
+
+    def __exit__(self, *error):
+        machine.streams.pop()
+
+    def begin_capture(self, mode=None):
+        if machine.streams[-1] is not self:
+            raise CUDARuntimeError('captures a stream that is not the current one')
+        machine.capturing = True
+
+    def end_capture(self):
+        machine.capturing = False
+        return Graph()
+
+    def is_capturing(self):
+        return machine.capturing
+
+    def record(self, event=None):
+        return event or Event()
+
+    def wait_event(self, event):
+        self.waited.append(event)
+
+    def synchronize(self):
+        _need_no_capture('synchronize')
+
+
+machine.reset()
+
+
+def get_current_stream():
+    return machine.streams[-1]
+
+
 def get_default_memory_pool():
     return _Pool()
 
@@ -604,7 +688,12 @@ def module():
     cupy.cuda = types.SimpleNamespace(
         Device=Device,
         runtime=runtime,
-        get_current_stream=lambda: types.SimpleNamespace(ptr=0),
+        get_current_stream=get_current_stream,
+        Stream=Stream,
+        Event=Event,
+        Graph=Graph,
+        MemoryPool=MemoryPool,
+        using_allocator=using_allocator,
     )
     return cupy
 

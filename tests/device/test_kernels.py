@@ -1,4 +1,4 @@
-"""Kernels of dropout and AdamW: their source, run on the CPU, has NumPy's bits."""
+"""Kernels of dropout, AdamW and the choice: their source, on the CPU, is NumPy's."""
 
 import importlib.util
 from pathlib import Path
@@ -8,12 +8,12 @@ import pytest
 
 from ddetr_np import ops
 from ddetr_np.backend import plain
-from ddetr_np.fast import cuda
 from ddetr_np.fast.gpu_dropout import dropout_launch
+from ddetr_np.fast.gpu_top import top_launch
 from ddetr_np.fast.gpu_update import adamw_launch
 
 TYPES = ('float32', 'float64')
-DROPPED = (*TYPES, 'float16')  # types that dropout takes
+DROPPED = CHOSEN = (*TYPES, 'float16')  # what dropout takes, and the choice
 SETTINGS = (1e-3, 0.9, 0.999, 1e-8, 0.05, 3, 0.7)
 KEYS = [(0, 0, 0), (2**64 - 1, 9**9, 77)]
 SIZES = (1, 15, 16, 17, 4100)
@@ -30,6 +30,7 @@ def launches():
     """Return a launch of each kernel."""
     for dtype in DROPPED:
         yield dropout_launch(*np.ones((2, 5), dtype), 0.1, KEYS[0])
+        yield top_launch(np.ones((1, 1), dtype), np.zeros((1, 1), int))
     for dtype in TYPES:
         yield adamw_launch(state(dtype), *SETTINGS)
 
@@ -93,22 +94,37 @@ def test_adamw_with_the_bits_of_the_host(real, dtype, shape):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize('arch', [75, 80, 86, 89, 90])
-def test_they_compile(arch):
-    """By NVRTC, which needs no GPU."""
-    nvrtc = pytest.importorskip('cupy', exc_type=ImportError).cuda.nvrtc
-    pathfinder = pytest.importorskip('cuda.pathfinder')
-    headers = pathfinder.find_nvidia_header_directory('cudart')
-    if headers is None:
-        pytest.skip("needs CUDA's headers: pip install nvidia-cuda-runtime")
-    options = [*cuda.OPTIONS, f'-arch=sm_{arch}', f'-I{headers}']
-    try:
-        nvrtc.getVersion()
-    except (RuntimeError, OSError) as error:
-        pytest.skip(f'needs NVRTC: {error}')
-    for launch in launches():
-        source = cuda.source(launch.source)
-        program = nvrtc.createProgram(source, launch.source, [], [])
-        nvrtc.addNameExpression(program, launch.kernel)
-        nvrtc.compileProgram(program, options)
-        assert nvrtc.getCUBIN(program)
+def scores(n, dtype, ties=False):
+    rng = np.random.default_rng(n)
+    drawn = rng.standard_normal((2, n))
+    drawn[1] = rng.integers(0, 3, n) if ties else drawn[1]
+    if n > 20:
+        drawn[0, [3, 5, 11]] = np.nan, np.inf, np.nan
+    return drawn.astype(dtype)
+
+
+@pytest.mark.parametrize('ties', [False, True])
+@pytest.mark.parametrize('S', [1, 17, 128, 300])
+@pytest.mark.parametrize('dtype', CHOSEN)
+def test_top_s_source(cpu, dtype, S, ties):
+    """The order of the stable sort: of equals the first, NaN last; for any n."""
+    given = scores(S, dtype, ties)
+    for n in {1, S // 2 + 1, S}:
+        places = np.full((2, n), -1)
+        cpu.run(top_launch(given, places))
+        np.testing.assert_array_equal(places, ops.top.top.plain(given, n))
+
+
+def test_top_of_equals(cpu):
+    places = np.full((1, 200), -1)
+    cpu.run(top_launch(np.zeros((1, 200), 'float32'), places))
+    np.testing.assert_array_equal(places[0], np.arange(200))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize('dtype', CHOSEN)
+def test_top_as_on_the_host(real, dtype):
+    wide = np.repeat(scores(9000, dtype, ties=True), 2, axis=1)
+    expected = ops.top.top.plain(wide[:, ::2], 300)
+    got = ops.top.top(real.put(wide)[:, ::2], 300)
+    np.testing.assert_array_equal(real.fetch(got), expected)

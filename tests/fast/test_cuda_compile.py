@@ -12,6 +12,9 @@ import pytest
 
 from ddetr_np.fast import cuda
 from ddetr_np.fast import gpu_ms_deform_attn as gpu
+from ddetr_np.fast.gpu_dropout import dropout_launch
+from ddetr_np.fast.gpu_top import top_launch
+from ddetr_np.fast.gpu_update import adamw_launch
 from ddetr_np.ops.ms_deform_attn import CoreCache
 
 WANTED = [75, 80, 86, 89, 90]  # and newer ones, where the compiler knows them
@@ -138,6 +141,23 @@ def test_all_compile_and_the_fast_do_not_spill(value, places, arch, nvrtc, heade
         if FAST.match(name):
             assert spilt == 0, f'{name}: {spilt} bytes'
             assert registers <= 128, name  # four blocks to a multiprocessor
+
+
+@pytest.mark.parametrize('arch', archs())
+def test_the_others_compile(arch, nvrtc, headers):
+    """Dropout, AdamW and the choice of proposals."""
+    _, known = nvrtc.nvrtcGetSupportedArchs()
+    if arch not in known:
+        pytest.skip(f'this compiler does not know sm_{arch}')
+    for kind in ('float16', 'float32', 'float64'):
+        a, places = np.ones((1, 1), kind), np.ones((1, 1), int)
+        others = [dropout_launch(a, a, 0.1, (0, 0, 0)), top_launch(a, places)]
+        if kind != 'float16':
+            settings = (1e-3, 0.9, 0.999, 1e-8, 0.05, 3)
+            others.append(adamw_launch((a, a, a, a), *settings))
+        for launch in others:
+            used = compiled(nvrtc, headers, launch.source, [launch.kernel], arch)
+            assert used[launch.kernel][1] == 0, f'{launch.kernel} spills'
 
 
 def once(names):

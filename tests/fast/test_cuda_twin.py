@@ -20,10 +20,14 @@ from ddetr_np.ops.ms_deform_attn import (
 SHAPES = ((3, 5), (2, 3))
 
 
+class Card(contextlib.nullcontext):
+    id = 0
+
+
 class Array(np.ndarray):
     """NumPy's, taken for CuPy's."""
 
-    device = contextlib.nullcontext()
+    device = Card()
 
 
 def library(launched):

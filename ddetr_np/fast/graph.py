@@ -1,0 +1,123 @@
+"""A detector's inference as one CUDA graph: recorded once, then launched as a whole.
+
+A pass is some thousand small kernels, and the host takes longer to launch each than
+many a GPU to run it. A graph is launched at once. It is bound to what was recorded: the
+size of the pictures, the weights' memory, the precision.
+"""
+
+import contextlib
+
+from ..backend import constants, device_of, get_xp
+from ..errors import InputError
+
+WARM_UP = 2  # passes before: kernels are compiled, constants copied, memory is taken
+
+
+class Graph:
+    """The inference pass of a model for pictures of one size, without padding.
+
+    Parameters
+    ----------
+    model : DeformableDETR
+        On a GPU. Weights that are overwritten in place count at the next call.
+    N, H, W : int
+        Pictures in a batch, and their size in pixels.
+
+    Raises
+    ------
+    InputError
+        The model is on the CPU, a size is below 1, or something in the pass cannot be
+        recorded.
+
+    Examples
+    --------
+    >>> graph = Graph(model.to('cuda:0'), 1, 800, 1333)     # doctest: +SKIP
+    >>> out = graph(images)                                 # doctest: +SKIP
+    """
+
+    def __init__(self, model, N, H, W):
+        if model.device == 'cpu':
+            raise InputError(
+                'the model is on the CPU, and graphs are recorded on a GPU: '
+                "model.to('cuda:0') first"
+            )
+        if min(N, H, W) < 1:
+            raise InputError(
+                f'a graph for {N} pictures of {H} × {W}; each must be 1 or more'
+            )
+        self._params = [p for _, p in model.named_params()]
+        self._weights = [p.data for p in self._params]
+        self._device = self._weights[0].device
+        self._xp = xp = get_xp(self._weights[0])
+        # of its own, so that nobody else is handed memory that the graph writes to
+        self._pool = xp.cuda.MemoryPool()
+        self._stream = xp.cuda.Stream(non_blocking=True)
+        with self._device:
+            # what is under way, the weights' copies perhaps, ends first
+            self._device.synchronize()
+            with self._stream, xp.cuda.using_allocator(self._pool.malloc):
+                self._images = xp.zeros((N, H, W, 3), model.dtype)
+                for _ in range(WARM_UP):
+                    model.forward(self._images, keep='none')
+                self._stream.synchronize()
+                self._graph, self._out = self._record(model)
+        self._constants = constants()  # the graph reads some of them
+
+    def _record(self, model):
+        self._stream.begin_capture()
+        try:
+            out, _ = model.forward(self._images, keep='none')
+        except Exception as error:
+            self._abandon()
+            raise InputError(
+                'this pass cannot be recorded: something in it waits for the GPU or '
+                f'copies from the host ({error}); call model.forward instead'
+            ) from error
+        return self._stream.end_capture(), out
+
+    def _abandon(self):
+        with contextlib.suppress(Exception):  # CUDA says once more that it failed
+            self._stream.end_capture()
+
+    def __call__(self, images):
+        """Detect.
+
+        Parameters
+        ----------
+        images : (N, H, W, 3) array
+            Normalised, of the size the graph is for; on the GPU, or the host.
+
+        Returns
+        -------
+        Output
+            On the GPU; the next call overwrites its arrays.
+
+        Raises
+        ------
+        InputError
+            The pictures' shape or type is another, or the model has other arrays than
+            when it was recorded: it was moved, or lent its moving average.
+        """
+        shape, dtype = (getattr(images, name, None) for name in ('shape', 'dtype'))
+        if shape != self._images.shape or dtype.kind != 'f':
+            raise InputError(
+                f'images are {dtype} {shape}; this graph is for normalised ones of '
+                f'{self._images.shape}: make another Graph for another size'
+            )
+        if any(p.data is not a for p, a in zip(self._params, self._weights)):
+            raise InputError(
+                'the model has other arrays than when the graph was recorded (it was '
+                'moved, or has its moving average): make another Graph'
+            )
+        xp = self._xp
+        with self._device:
+            outer = xp.cuda.get_current_stream()
+            self._stream.wait_event(outer.record())  # what made the pictures
+            with self._stream:
+                if device_of(images) == 'cpu':
+                    images = xp.asarray(images)
+                self._images[...] = images
+                self._graph.launch()
+                done = self._stream.record()
+            outer.wait_event(done)
+        return self._out

@@ -1,0 +1,131 @@
+"""Inference as a CUDA graph: what may be recorded, and what comes of it."""
+
+import contextlib
+
+import numpy as np
+import pytest
+
+from ddetr_np import InputError, build_model
+from ddetr_np.backend import device_of, mixed
+from ddetr_np.config import VARIANTS
+from ddetr_np.fast import graph as graph_module
+from ddetr_np.fast.graph import Graph
+from ddetr_np.nn import ddetr
+from ddetr_np.ops import top
+from ddetr_np.testing_model import SMALL, randomise
+
+SIZE = (2, 40, 56)
+
+
+def build(variant, gpu, **fields):
+    if variant != 'single_scale_dc5':  # only bottlenecks have a dilated form
+        fields = {'backbone': 'resnet18', **fields}
+    model = build_model(variant, **SMALL | {'encoder_layers': 1} | fields)
+    return randomise(model).to(gpu.name)
+
+
+def pictures(seed=0):
+    return np.random.default_rng(seed).standard_normal((*SIZE, 3), 'float32')
+
+
+@pytest.fixture
+def unsorted(monkeypatch, gpu, request):
+    """No kernel runs on the double: its capture takes the choice made before."""
+    if not gpu.traffic:
+        return
+    machine, held, plain = request.getfixturevalue('machine'), [], top.top.plain
+
+    def choose(scores, n):
+        if not machine.capturing:
+            held.append(plain(scores, n))
+        return held[-1]
+
+    monkeypatch.setattr(top, 'top', choose)
+
+
+@pytest.mark.parametrize('half', [False, True])
+@pytest.mark.parametrize('variant', VARIANTS)
+def test_every_variant_is_recorded(gpu, unsorted, variant, half):
+    """Nothing in the pass waits, or copies from the host."""
+    model = build(variant, gpu)
+    with mixed() if half else contextlib.nullcontext():
+        graph = Graph(model, *SIZE)
+        for seed in (1, 2):
+            images = pictures(seed)
+            out = graph(gpu.put(images) if seed == 1 else images)
+            if gpu.traffic:  # the double has run the pass once, on what stood there
+                np.testing.assert_array_equal(gpu.fetch(graph._images), images)
+                images = np.zeros_like(images)
+            expected, _ = model.forward(gpu.put(images), keep='none')
+            gpu.check(out.logits, gpu.fetch(expected.logits), 1e-5)
+            gpu.check(out.boxes, gpu.fetch(expected.boxes), 1e-5)
+        assert device_of(out.logits) == gpu.name
+
+
+def test_a_call_launches_once_and_streams_wait(double, machine):
+    graph = Graph(build('refine', double), *SIZE)
+    outer = machine.streams[-1]
+    assert not machine.capturing
+    for n in (1, 2):
+        graph(pictures())
+        assert machine.launched == n
+        assert len(outer.waited) == len(graph._stream.waited) == n
+    assert machine.streams == [outer]
+
+
+def test_its_memory_is_its_own(double, machine, monkeypatch):
+    seen = []
+    forward = ddetr.DeformableDETR.forward
+
+    def watch(*args, **kwargs):
+        seen.append((machine.capturing, list(machine.allocators)))
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(ddetr.DeformableDETR, 'forward', watch)
+    graph = Graph(build('refine', double), *SIZE)
+    capturing, allocators = zip(*seen)
+    assert capturing == (False,) * graph_module.WARM_UP + (True,)
+    assert all(used == [graph._pool.malloc] for used in allocators)
+    assert machine.allocators == []
+
+
+def test_what_cannot_be_recorded(double, machine, monkeypatch):
+    model = build('two_stage', double)
+    monkeypatch.setattr(top, 'top', top.top.plain)  # sorts
+    with pytest.raises(InputError, match='cannot be recorded.*argsort.*model.forward'):
+        Graph(model, *SIZE)
+    assert not machine.capturing  # the stream is given back
+    assert len(machine.streams) == 1
+
+
+def test_refused(double):
+    model = build('refine', double)
+    with pytest.raises(InputError, match='2 pictures of 0 × 56'):
+        Graph(model, 2, 0, 56)
+    graph = Graph(model, *SIZE)
+    for images in (pictures()[:1], pictures()[:, :8], pictures() > 0, [1.0]):
+        with pytest.raises(InputError, match='this graph is for normalised ones of'):
+            graph(images)
+    p = next(p for _, p in model.named_params())
+    p.data = p.data.copy()
+    with pytest.raises(InputError, match='make another Graph'):
+        graph(pictures())
+    with pytest.raises(InputError, match='is on the CPU'):
+        Graph(model.to('cpu'), *SIZE)
+
+
+@pytest.mark.gpu
+def test_weights_in_place_and_freed_memory(real):
+    """Overwritten weights count; other work may use all the memory there is."""
+    import cupy
+
+    model = build('two_stage', real)
+    graph = Graph(model, *SIZE)
+    for _, p in model.named_params():
+        p.data *= 1.01
+    cupy.get_default_memory_pool().free_all_blocks()
+    noise = [cupy.full(1 << 20, np.nan, 'float32') for _ in range(50)]
+    out = graph(pictures(3))
+    expected, _ = model.forward(real.put(pictures(3)), keep='none')
+    real.check(out.boxes, real.fetch(expected.boxes), 1e-5)
+    assert len(noise) == 50
