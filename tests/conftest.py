@@ -107,3 +107,19 @@ def browser():
         browser = p.chromium.launch(executable_path=path, args=flags)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope='session')
+def need_gpu():
+    """Return 'cuda:0'; skip where there is no GPU that CuPy can use."""
+
+    @functools.cache
+    def need():
+        pytest.importorskip('cupy', exc_type=ImportError)
+        try:
+            ddetr_np.backend.need_device('cuda:0')
+        except ddetr_np.InputError as error:
+            pytest.skip(str(error))
+        return 'cuda:0'
+
+    return need

@@ -6,30 +6,36 @@ import numpy as np
 import pytest
 
 import ddetr_np
-
-OPERATIONS = {'twins': contextlib.nullcontext, 'plain': ddetr_np.backend.plain}
+from ddetr_np.backend import plain, to_device, to_host
 
 
 @pytest.fixture(
     scope='module',
-    params=['twins', pytest.param('plain', marks=pytest.mark.slow)],
+    params=[
+        'twins',
+        pytest.param('plain', marks=pytest.mark.slow),
+        pytest.param('gpu', marks=pytest.mark.gpu),
+    ],
 )
 def operations(request):
-    return OPERATIONS[request.param]
+    return request.param
 
 
 @pytest.fixture(scope='module', params=['multi_scale', 'two_stage'])
-def passed(request, operations, published_model, published_pass):
+def passed(request, operations, published_model, published_pass, need_gpu):
     arrays, images, mask, targets = published_pass(request.param)
-    model = published_model(request.param)
+    device = need_gpu() if operations == 'gpu' else 'cpu'
+    model = published_model(request.param).to(device)
+    images, mask = (to_device(a, device) for a in (images, mask))
     criterion = ddetr_np.Criterion(model.config)
     model.zero_grad()
-    with operations():
+    with plain() if operations == 'plain' else contextlib.nullcontext():
         out, cache = model.forward(images, mask, train=True)
         total, losses, dout = criterion(out, targets)
-        dimages = model.backward(dout, cache, images=True)
+        dimages = to_host(model.backward(dout, cache, images=True))
     matches = criterion.match(out, targets)
     grads = model.grad_dict()
+    model.to('cpu')  # other tests use it
     return model, arrays, total, losses, matches, dimages, grads
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import ddetr_np
+from ddetr_np.backend import to_device
 
 
 def draw_batch(rng):
@@ -22,18 +23,27 @@ def draw_batch(rng):
     return *ddetr_np.pad_batch(pictures), targets
 
 
-@pytest.mark.slow
-def test_five_steps(golden, published_weights):
+@pytest.mark.parametrize(
+    'where',
+    [
+        pytest.param('cpu', marks=pytest.mark.slow),
+        pytest.param('gpu', marks=pytest.mark.gpu),
+    ],
+)
+def test_five_steps(where, golden, published_weights, need_gpu):
+    device = need_gpu() if where == 'gpu' else 'cpu'
     with np.load(golden / 'official_training_multi_scale.npz') as file:
         published = dict(file)
     model = ddetr_np.build_model('multi_scale', dtype='float64', dropout=0.0)
     model.load_state_dict(published_weights('multi_scale'))
+    model.to(device)
     criterion = ddetr_np.Criterion(model.config)
     optimizer = ddetr_np.AdamW(model, lr=2e-4, weight_decay=1e-4, clip=0.1)
     schedule = ddetr_np.StepLR(optimizer, step=3)
     rng = np.random.default_rng(11)
     for t in range(5):
         images, mask, targets = draw_batch(rng)
+        images, mask = (to_device(a, device) for a in (images, mask))
         out, cache = model.forward(images, mask, train=True)
         total, losses, dout = criterion(out, targets)
         model.zero_grad()

@@ -11,7 +11,7 @@ EVERY_CASE = [
     for name in CASES
     for case in cases(name)
 ]
-TOLERANCE = {'float64': 1e-10, 'float32': 1e-4}
+TOLERANCE = {'float64': 1e-10, 'float32': 1e-5}
 
 
 def cast(case, dtype):
