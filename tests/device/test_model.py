@@ -1,10 +1,12 @@
 """Whole detectors on a device: forward, loss and backward as NumPy has them."""
 
+import contextlib
+
 import numpy as np
 import pytest
 
 from ddetr_np import Criterion, build_model
-from ddetr_np.backend import plain, to_device
+from ddetr_np.backend import mixed, plain, to_device
 from ddetr_np.config import VARIANTS
 from ddetr_np.testing_model import SMALL, random_batch, randomise
 
@@ -12,10 +14,10 @@ MORE = {'encoder_layers': 1, 'dropout': 0.1}
 TARGETS = random_batch(SMALL['num_classes'])[2]
 
 
-def build(variant, gpu=None, **fields):
+def build(variant, gpu=None, dtype='float64', **fields):
     if variant != 'single_scale_dc5':  # only bottlenecks have a dilated form
         fields = {'backbone': 'resnet18', **fields}
-    model = build_model(variant, dtype='float64', **SMALL | MORE | fields)
+    model = build_model(variant, dtype=dtype, **SMALL | MORE | fields)
     return randomise(model).to(gpu.name if gpu else 'cpu')
 
 
@@ -61,6 +63,29 @@ def test_norms_that_learn(gpu):
     gpu.check(learn(models[1], *batch(gpu)), expected, 1e-9)
     states = [[p.data for _, p in m.named_params()] for m in models]  # statistics too
     gpu.check(*states[::-1], 1e-9)
+
+
+@pytest.mark.parametrize('variant', VARIANTS)
+def test_a_training_pass_in_mixed_precision(gpu, variant):
+    """Near single precision; recomputed layers have the bits of those kept."""
+    fields = {'freeze_at': 0, 'frozen_norm': False} if variant == 'refine' else {}
+    images, mask = (a.astype('float32') if a.dtype != bool else a for a in batch())
+
+    def run(keep, wide=False):
+        model = build(variant, gpu, dtype='float32', **fields)
+        given = gpu.put((images, mask))
+        with contextlib.nullcontext() if wide else mixed():
+            out, total, losses, dimages, gradients = learn(model, *given, keep)
+        assert out.logits.dtype == out.boxes.dtype == 'float32'
+        assert all(g.dtype == 'float32' for g in gradients)
+        assert all(np.isfinite(gpu.fetch(g)).all() for g in gradients)
+        return total, losses, dimages, gradients
+
+    single, half = run('all', wide=True), run('all')
+    assert half[0] == pytest.approx(single[0], rel=0.02)
+    assert half[0] != single[0]
+    if gpu.traffic:
+        gpu.check(run('inputs'), gpu.fetch(half), 0)
 
 
 @pytest.mark.parametrize('variant', ['multi_scale', 'two_stage'])
