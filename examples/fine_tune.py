@@ -64,3 +64,5 @@ if __name__ == '__main__':
         main()
     except ddetr_np.InputError as error:  # of the data, the weights or the folder
         sys.exit(str(error))
+    except KeyboardInterrupt:  # `ddetr-np train` saves first, and can go on
+        sys.exit('stopped')
