@@ -9,6 +9,7 @@ import pytest
 from ddetr_np import ops
 from ddetr_np.backend import plain
 from ddetr_np.fast.gpu_dropout import dropout_launch
+from ddetr_np.fast.gpu_norm import layer_norm_backward_launch, layer_norm_launch
 from ddetr_np.fast.gpu_top import top_launch
 from ddetr_np.fast.gpu_update import adamw_launch
 
@@ -33,6 +34,23 @@ def launches():
         yield top_launch(np.ones((1, 1), dtype), np.zeros((1, 1), int))
     for dtype in TYPES:
         yield adamw_launch(state(dtype), *SETTINGS)
+        yield from norm_launches(*norm_arrays(1, 1, dtype))[0]
+
+
+def norm_arrays(rows, C, dtype):
+    """x, weight, bias and dy."""
+    rng = np.random.default_rng(C)
+    x, dy = rng.standard_normal((2, rows, C)).astype(dtype)
+    return 3 + x, *rng.standard_normal((2, C)).astype(dtype), dy
+
+
+def norm_launches(x, weight, bias, dy):
+    """Return the launches of a norm, forward and backward, and what they write."""
+    y, x_hat, dx = (np.full_like(x, np.nan) for _ in range(3))
+    inv = np.full((len(x), 1), np.nan, x.dtype)
+    forward = layer_norm_launch(x, weight, bias, y, x_hat, inv)
+    backward = layer_norm_backward_launch(dy, x_hat, inv, weight, dx)
+    return (forward, backward), (y, x_hat, inv, dx)
 
 
 @pytest.fixture(scope='module')
@@ -92,6 +110,21 @@ def test_adamw_with_the_bits_of_the_host(real, dtype, shape):
     ops.update.adamw_update(*got, *SETTINGS)
     for a, b in zip(real.fetch(got), expected):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize('C', [1, 31, 32, 100, 256])
+@pytest.mark.parametrize('rows', [1, 4, 9])
+@pytest.mark.parametrize('dtype', TYPES)
+def test_layer_norm_s_source(cpu, dtype, rows, C):
+    x, weight, bias, dy = norm_arrays(rows, C, dtype)
+    launches, got = norm_launches(x, weight, bias, dy)
+    cpu.run(*launches)
+    y, cache = ops.norm.layer_norm.plain(x, weight, bias)
+    dx, _, _ = ops.norm.layer_norm_backward.plain(dy, cache)
+    tolerance = 1e-12 if dtype == 'float64' else 1e-5
+    for a, b in zip(got, (y, cache.x_hat, cache.inv, dx), strict=True):
+        scale = max(1.0, abs(b).max())  # one channel: inv is 300, and rounding stays
+        np.testing.assert_allclose(a, b, 0, tolerance * scale)
 
 
 def scores(n, dtype, ties=False):

@@ -13,6 +13,7 @@ import pytest
 from ddetr_np.fast import cuda
 from ddetr_np.fast import gpu_ms_deform_attn as gpu
 from ddetr_np.fast.gpu_dropout import dropout_launch
+from ddetr_np.fast.gpu_norm import layer_norm_backward_launch, layer_norm_launch
 from ddetr_np.fast.gpu_top import top_launch
 from ddetr_np.fast.gpu_update import adamw_launch
 from ddetr_np.ops.ms_deform_attn import CoreCache
@@ -145,7 +146,7 @@ def test_all_compile_and_the_fast_do_not_spill(value, places, arch, nvrtc, heade
 
 @pytest.mark.parametrize('arch', archs())
 def test_the_others_compile(arch, nvrtc, headers):
-    """Dropout, AdamW and the choice of proposals."""
+    """Dropout, AdamW, layer norms and the choice of proposals."""
     _, known = nvrtc.nvrtcGetSupportedArchs()
     if arch not in known:
         pytest.skip(f'this compiler does not know sm_{arch}')
@@ -155,6 +156,8 @@ def test_the_others_compile(arch, nvrtc, headers):
         if kind != 'float16':
             settings = (1e-3, 0.9, 0.999, 1e-8, 0.05, 3)
             others.append(adamw_launch((a, a, a, a), *settings))
+            others.append(layer_norm_launch(a, a, a, a, a, a))
+            others.append(layer_norm_backward_launch(a, a, a, a, a))
         for launch in others:
             used = compiled(nvrtc, headers, launch.source, [launch.kernel], arch)
             assert used[launch.kernel][1] == 0, f'{launch.kernel} spills'
