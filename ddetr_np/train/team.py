@@ -110,7 +110,11 @@ class Team:
         with tempfile.TemporaryDirectory(
             prefix='ddetr_np-', dir=_place(model, processes), ignore_cleanup_errors=True
         ) as folder:
-            self._share(Path(folder), own)
+            try:
+                self._share(Path(folder), own)
+            except BaseException:
+                self.close()
+                raise
 
     def _share(self, folder, own):
         """Lay the weights into shared memory and begin the other processes."""
