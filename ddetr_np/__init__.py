@@ -42,6 +42,7 @@ _HOME = {  # public name: the module it lives in
     'pad_batch': 'data.prepare',
     'postprocess': 'evaluate.postprocess',
     'detect': 'evaluate.detection',
+    'Graph': 'fast.graph',
     'coco_figures': 'evaluate.coco_ap',
     'Report': 'evaluate.coco_ap',
     'Detections': 'evaluate.detection',

@@ -3,6 +3,9 @@
 A pass is some thousand small kernels, and the host takes longer to launch each than
 many a GPU to run it. A graph is launched at once. It is bound to what was recorded: the
 size of the pictures, the weights' memory, the precision.
+
+CuPy has to let products be recorded, and refuses every call to cuBLAS meanwhile, up to
+its release 14.2: there a `Graph` ends in an InputError.
 """
 
 import contextlib
@@ -27,12 +30,7 @@ class Graph:
     ------
     InputError
         The model is on the CPU, a size is below 1, or something in the pass cannot be
-        recorded.
-
-    Examples
-    --------
-    >>> graph = Graph(model.to('cuda:0'), 1, 800, 1333)     # doctest: +SKIP
-    >>> out = graph(images)                                 # doctest: +SKIP
+        recorded: a product, by CuPy's releases so far.
     """
 
     def __init__(self, model, N, H, W):
@@ -49,10 +47,10 @@ class Graph:
         self._weights = [p.data for p in self._params]
         self._device = self._weights[0].device
         self._xp = xp = get_xp(self._weights[0])
-        # of its own, so that nobody else is handed memory that the graph writes to
-        self._pool = xp.cuda.MemoryPool()
-        self._stream = xp.cuda.Stream(non_blocking=True)
-        with self._device:
+        with self._device:  # a stream belongs to the GPU it is made on
+            # of its own, so that nobody else is handed memory that the graph writes to
+            self._pool = xp.cuda.MemoryPool()
+            self._stream = xp.cuda.Stream(non_blocking=True)
             # what is under way, the weights' copies perhaps, ends first
             self._device.synchronize()
             with self._stream, xp.cuda.using_allocator(self._pool.malloc):
@@ -64,16 +62,16 @@ class Graph:
         self._constants = constants()  # the graph reads some of them
 
     def _record(self, model):
-        self._stream.begin_capture()
         try:
+            self._stream.begin_capture()
             out, _ = model.forward(self._images, keep='none')
+            return self._stream.end_capture(), out
         except Exception as error:
             self._abandon()
             raise InputError(
-                'this pass cannot be recorded: something in it waits for the GPU or '
-                f'copies from the host ({error}); call model.forward instead'
+                'this model cannot be recorded: CuPy or CUDA refuses a part of its '
+                f'pass ({error}); call model.forward instead'
             ) from error
-        return self._stream.end_capture(), out
 
     def _abandon(self):
         with contextlib.suppress(Exception):  # CUDA says once more that it failed

@@ -36,6 +36,7 @@ def add_gradient(model, criterion, batch, num_boxes, step, scale=1.0, keep='all'
     model : DeformableDETR
         In training: dropout and the batch's own statistics.
     criterion : Criterion
+        Made from the model's config.
     batch : Batch
         It is brought to the model's device.
     num_boxes : int
@@ -50,6 +51,7 @@ def add_gradient(model, criterion, batch, num_boxes, step, scale=1.0, keep='all'
     Returns
     -------
     total : float
+        Σ weight · loss.
     losses : dict of float
         As `Criterion` returns both.
 
@@ -153,7 +155,9 @@ class Team:
         Yields
         ------
         total : float
+            Σ weight · loss of a batch.
         losses : dict of float
+            Its losses by name.
 
         Raises
         ------
@@ -221,11 +225,15 @@ class Replica:
     Parameters
     ----------
     config : Config
+        Of the model.
     dtype : str
+        Of the model.
     seed : int
         Of the model; dropout's key.
     criterion : Criterion
+        Made from the config.
     keep : {'all', 'inputs'}
+        For the backward pass.
     n : int
         Threads of this process.
     weights, gradient : path

@@ -59,6 +59,14 @@ def _need_no_capture(what):
         )
 
 
+def _need_recorded_products():
+    """Refuse a product as CuPy does (to 14.2) before it calls cuBLAS."""
+    if machine.capturing and not machine.records_products:
+        raise NotImplementedError(
+            'calling cuBLAS API during stream capture is currently unsupported'
+        )
+
+
 class Machine:
     """The GPUs there are; a test may set another number, an older card, or a fault."""
 
@@ -69,6 +77,7 @@ class Machine:
         self.fault = None  # a CUDARuntimeError that every call to the driver raises
         self.current = 0
         self.capturing = False
+        self.records_products = True  # False is CuPy to 14.2; all else is checked so
         self.launched = 0  # graphs
         self.streams = [Stream(null=True)]  # in use, the innermost last
         self.allocators = []  # in use, the innermost last
@@ -394,10 +403,19 @@ for _name, _function in _OPERATORS.items():
     setattr(ndarray, f'__{_name}__', _binary(_function))
     setattr(ndarray, f'__r{_name}__', _binary(_function, swapped=True))
     setattr(ndarray, f'__i{_name}__', _in_place(_function))
-for _name in ('matmul', 'lt', 'le', 'gt', 'ge', 'eq', 'ne'):
-    _long = {'lt': 'less', 'le': 'less_equal', 'gt': 'greater', 'ge': 'greater_equal',
-             'eq': 'equal', 'ne': 'not_equal'}.get(_name, _name)  # fmt: skip
+for _name, _long in {
+    'lt': 'less', 'le': 'less_equal', 'gt': 'greater', 'ge': 'greater_equal',
+    'eq': 'equal', 'ne': 'not_equal',
+}.items():  # fmt: skip
     setattr(ndarray, f'__{_name}__', _binary(getattr(np, _long)))
+
+
+def _product(a, b, out=None):
+    _need_recorded_products()
+    return np.matmul(a, b, out=out)
+
+
+ndarray.__matmul__ = _binary(_product)
 for _name, _function in {
     'neg': np.negative, 'abs': np.abs, 'invert': np.invert
 }.items():
@@ -514,12 +532,13 @@ def matmul(*args, axes=None, axis=None, keepdims=False, casting='same_kind',
            dtype=None, signature=None, order='K', out=None):  # fmt: skip
     a, b = map(_inside, args)
     if out is None:
-        return _wrap(np.matmul(a, b))
-    np.matmul(a, b, out=_inside(out))
+        return _wrap(_product(a, b))
+    _product(a, b, out=_inside(out))
     return out
 
 
 def tensordot(a, b, axes=2):
+    _need_recorded_products()
     return _wrap(np.tensordot(_inside(a), _inside(b), axes))
 
 
@@ -528,11 +547,19 @@ def nan_to_num(x, copy=True, nan=0.0, posinf=None, neginf=None):
     return _wrap(np.nan_to_num(_inside(x), copy=copy, **limits))
 
 
+def _need_few(tup):
+    """Of more arrays CuPy copies the addresses from the host."""
+    if len(tup) > 8:
+        _need_no_capture('a copy from the host')
+
+
 def concatenate(tup, axis=0, out=None, *, dtype=None, casting='same_kind'):
+    _need_few(tup)
     return _wrap(np.concatenate([_inside(a) for a in tup], axis, dtype=dtype))
 
 
 def stack(tup, axis=0, out=None, *, dtype=None, casting='same_kind'):
+    _need_few(tup)
     return _wrap(np.stack([_inside(a) for a in tup], axis, dtype=dtype))
 
 
@@ -626,8 +653,14 @@ class Stream:
 
     def __init__(self, null=False, non_blocking=False, ptds=False, priority=None):
         self.ptr, self.waited = id(self), []
+        self.device_id = -1 if null else machine.current
 
     def __enter__(self):
+        if self.device_id not in (-1, machine.current):
+            raise RuntimeError(
+                f'The device that the stream is created on ({self.device_id}) does not '
+                f'match with the current device ({machine.current})'
+            )
         machine.streams.append(self)
         return self
 
