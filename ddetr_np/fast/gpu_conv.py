@@ -7,6 +7,7 @@ stay with the plain operation. Where cuDNN is installed, it takes the others.
 """
 
 from ..backend import get_xp, twin
+from ..ops import product
 from ..ops.conv import (
     ConvCache,
     ConvNormCache,
@@ -37,7 +38,7 @@ def gpu_conv2d(x, W, b=None, stride=1, padding=0, dilation=1):
         kernel = W.reshape(-1, O)
         for part, columns in _tiles(x, W, stride, padding, dilation):
             # whole pictures, or rows of one: a view
-            xp.matmul(columns, kernel, out=y[part].reshape(-1, O))
+            product.matmul(columns, kernel, out=y[part].reshape(-1, O))
     if b is not None:
         y += b
     return y, ConvCache(x, W, stride, padding, dilation)

@@ -4,16 +4,17 @@ A pass is some thousand small kernels, and the host takes longer to launch each 
 many a GPU to run it. A graph is launched at once. It is bound to what was recorded: the
 size of the pictures, the weights' memory, the precision.
 
-CuPy has to let products be recorded, and refuses every call to cuBLAS meanwhile, up to
-its release 14.2: there a `Graph` ends in an InputError.
+CuPy refuses every call to cuBLAS meanwhile, up to its release 14.2. So the products of
+a pass that is recorded go to cuBLAS itself: see `gpu_product`.
 """
 
 import contextlib
 
 from ..backend import constants, device_of, get_xp
 from ..errors import InputError
+from . import gpu_product
 
-WARM_UP = 2  # passes before: kernels are compiled, constants copied, memory is taken
+WARM_UP = 1  # passes before: kernels are compiled, constants copied, memory is taken
 
 
 class Graph:
@@ -29,8 +30,9 @@ class Graph:
     Raises
     ------
     InputError
-        The model is on the CPU, a size is below 1, or something in the pass cannot be
-        recorded: a product, by CuPy's releases so far.
+        The model is on the CPU, a size is below 1, cuBLAS is not found, or something in
+        the pass cannot be recorded: a product within `backend.plain`, by CuPy's
+        releases so far.
     """
 
     def __init__(self, model, N, H, W):
@@ -55,6 +57,7 @@ class Graph:
             self._device.synchronize()
             with self._stream, xp.cuda.using_allocator(self._pool.malloc):
                 self._images = xp.zeros((N, H, W, 3), model.dtype)
+                self._workspace = xp.empty(gpu_product.WORKSPACE, 'uint8')
                 for _ in range(WARM_UP):
                     model.forward(self._images, keep='none')
                 self._stream.synchronize()
@@ -63,9 +66,13 @@ class Graph:
 
     def _record(self, model):
         try:
-            self._stream.begin_capture()
-            out, _ = model.forward(self._images, keep='none')
-            return self._stream.end_capture(), out
+            with gpu_product.recording(self._workspace):
+                # once more: cuBLAS loads what it needs for these products
+                model.forward(self._images, keep='none')
+                self._stream.synchronize()
+                self._stream.begin_capture()
+                out, _ = model.forward(self._images, keep='none')
+                return self._stream.end_capture(), out
         except Exception as error:
             self._abandon()
             raise InputError(

@@ -203,7 +203,6 @@ class Decoder(Module):
             cx, cy, w, h in [0, 1].
         cache : DecoderCache
         """
-        xp = get_xp(z)
         logits, boxes, layers, predictions, p_hats = [], [], [], [], []
         for d, (layer, head) in enumerate(zip(self.layers, heads, strict=True)):
             if held is not None and self.refine and d > 0:
@@ -221,7 +220,7 @@ class Decoder(Module):
             if self.refine:
                 p_hat = box
         cache = DecoderCache(layers, predictions, p_hats, valid_ratios)
-        return xp.stack(logits), xp.stack(boxes), cache
+        return _stack(logits), _stack(boxes), cache
 
     def backward(self, dlogits, dboxes, cache, heads, block=True):
         """Add to the gradients.
@@ -279,6 +278,14 @@ def _scale(valid_ratios, p_hat):
     if p_hat.shape[-1] == 4:
         ratios = get_xp(ratios).concatenate([ratios, ratios], -1)
     return ratios
+
+
+def _stack(arrays):
+    """(D, …): of more than eight CuPy's own copies addresses, which no graph may."""
+    stacked = get_xp(arrays[0]).empty((len(arrays), *arrays[0].shape), arrays[0].dtype)
+    for d, a in enumerate(arrays):
+        stacked[d] = a
+    return stacked
 
 
 def _sum(a, b):

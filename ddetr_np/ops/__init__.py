@@ -15,6 +15,7 @@ from . import (
     norm,
     pool,
     position,
+    product,
     top,
     update,
 )
@@ -34,6 +35,7 @@ __all__ = [
     'norm',
     'pool',
     'position',
+    'product',
     'top',
     'update',
 ]

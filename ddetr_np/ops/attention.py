@@ -4,6 +4,7 @@ import math
 from typing import Any, NamedTuple
 
 from ..backend import get_xp, replaceable
+from . import product
 from .activation import softmax, softmax_backward
 from .dropout import dropout, dropout_backward
 
@@ -37,13 +38,12 @@ def attention(q, k, v, p=0.0, key=None):
     cache : AttentionCache
     """
     q, k, v = (a.transpose(0, 2, 1, 3) for a in (q, k, v))  # (N, M, n, Cv)
-    xp = get_xp(q)
-    scores = xp.matmul(q, k.transpose(0, 1, 3, 2))
+    scores = product.matmul(q, k.transpose(0, 1, 3, 2))
     scores /= math.sqrt(q.shape[-1])
     A, _ = softmax(scores)
     kept, drop = dropout(A, p, key)
     # in mixed precision a softmax is wider than what is multiplied, here and below
-    y = xp.matmul(kept.astype(v.dtype, copy=False), v)
+    y = product.matmul(kept.astype(v.dtype, copy=False), v)
     return y.transpose(0, 2, 1, 3), AttentionCache(q, k, v, A, drop)
 
 

@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 from ..backend import get_xp, replaceable
+from . import product
 
 
 class ConvCache(NamedTuple):
@@ -73,9 +74,11 @@ def conv2d(x, W, b=None, stride=1, padding=0, dilation=1):
     padded = _pad(x, padding)
     y = None
     for i, j, window in _taps(x, W, stride, padding, dilation):
-        # one product of all pixels; matmul would make one of each row of them
-        part = xp.tensordot(padded[window], W[i, j], 1)
+        pixels = padded[window]  # (N, Ho, Wo, I)
+        # one product of all of them; of stacks it would be one for each row
+        part = product.matmul(pixels.reshape(-1, pixels.shape[-1]), W[i, j])
         y = part if y is None else xp.add(y, part, out=y)
+    y = y.reshape(pixels.shape[:-1] + W.shape[-1:])
     if b is not None:
         y += b
     return y, ConvCache(x, W, stride, padding, dilation)

@@ -1,6 +1,7 @@
 """The linear map."""
 
 from ..backend import replaceable
+from . import product
 
 
 @replaceable
@@ -22,7 +23,7 @@ def linear(x, W, b):
     cache
     """
     # one product of two matrices; a product of stacks would be many small ones
-    y = x.reshape(-1, x.shape[-1]) @ W.T
+    y = product.matmul(x.reshape(-1, x.shape[-1]), W.T)
     y += b
     return y.reshape(x.shape[:-1] + b.shape), (x, W)
 

@@ -276,5 +276,7 @@ def test_no_operation_multiplies_uncounted():
     }
     # Σ a², by a product of a vector with itself
     found.discard(ops.update.sum_of_squares)
+    # a tool: what it multiplies is counted where it is called
+    found.discard(ops.product.matmul)
     samples = {o for o in COSTS if o.__name__.startswith('ms_deform_attn')}
     assert found == set(COSTS) - samples

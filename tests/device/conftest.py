@@ -8,17 +8,18 @@ import numpy as np
 import pytest
 
 from ddetr_np import InputError, backend
+from ddetr_np.fast import gpu_product
 
 
-def _load():
-    path = Path(__file__).with_name('cupy_double.py')
-    spec = importlib.util.spec_from_file_location('cupy_double', path)
+def _load(name):
+    path = Path(__file__).with_name(f'{name}.py')
+    spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-cupy_double = _load()
+cupy_double, cublas_double = _load('cupy_double'), _load('cublas_double')
 
 
 def convert(function, thing):
@@ -96,6 +97,23 @@ def double(monkeypatch):
 def machine(double):
     """The double's GPUs, to be made others."""
     return cupy_double.machine
+
+
+@pytest.fixture
+def cublas(double, monkeypatch):
+    """The double of cuBLAS, and the twin that asks it for products to be recorded."""
+    library = cublas_double.Cublas()
+    monkeypatch.setattr(gpu_product, 'find_library', lambda cuda: library)
+    monkeypatch.setitem(
+        backend.twins(), ('product.matmul', 'cupy'), gpu_product.gpu_matmul
+    )
+    return library
+
+
+@pytest.fixture
+def recorder(gpu, request):
+    """What lets products be recorded on either GPU."""
+    return request.getfixturevalue('cublas') if gpu.traffic else None
 
 
 @pytest.fixture

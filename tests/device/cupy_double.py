@@ -25,6 +25,9 @@ IMPLICIT = (
 )
 
 
+CUBLAS_HANDLE = 0x7FFF12345678
+
+
 class Traffic:
     """What crossed the seam: bytes of each copy, in order.
 
@@ -77,7 +80,7 @@ class Machine:
         self.fault = None  # a CUDARuntimeError that every call to the driver raises
         self.current = 0
         self.capturing = False
-        self.records_products = True  # False is CuPy to 14.2; all else is checked so
+        self.records_products = False  # as CuPy to 14.2; True is one to come
         self.launched = 0  # graphs
         self.streams = [Stream(null=True)]  # in use, the innermost last
         self.allocators = []  # in use, the innermost last
@@ -100,6 +103,10 @@ class Device:
     @property
     def compute_capability(self):
         return '{}{}'.format(*machine.capability)
+
+    @property
+    def cublas_handle(self):
+        return CUBLAS_HANDLE
 
     def __enter__(self):
         self._before.append(machine.current)
@@ -201,6 +208,10 @@ class ndarray:
     flags = property(lambda self: _Flags(self._a.flags))
     device = property(lambda self: Device(self._device))
     T = property(lambda self: _wrap(_inside(self).T))
+
+    @property
+    def data(self):
+        return types.SimpleNamespace(ptr=_inside(self).ctypes.data)
 
     @property
     def base(self):
@@ -716,6 +727,7 @@ def module():
     runtime = types.SimpleNamespace(
         getDeviceCount=_get_device_count,
         getDeviceProperties=_get_device_properties,
+        runtimeGetVersion=lambda: 12090,
         CUDARuntimeError=CUDARuntimeError,
     )
     cupy.cuda = types.SimpleNamespace(

@@ -33,6 +33,7 @@ def toy(tmp_path):
     return tmp_path / 'toy.safetensors', sets
 
 
+@pytest.mark.usefixtures('recorder')
 @pytest.mark.parametrize('precision', ['single', 'half'])
 def test_our_side(script, toy, gpu, precision):
     """Each task runs, on the pictures it is told, in the precision it is told."""
