@@ -1,8 +1,8 @@
 """A detector's inference as one CUDA graph: recorded once, then launched as a whole.
 
-A pass is some thousand small kernels, and the host takes longer to launch each than
-many a GPU to run it. A graph is launched at once. It is bound to what was recorded: the
-size of the pictures, the weights' memory, the precision.
+A pass is many small kernels, each of which the host launches. A graph is launched at
+once. It is bound to what was recorded: the size of the pictures, the weights' memory,
+the precision.
 
 CuPy refuses every call to cuBLAS meanwhile, up to its release 14.2. So the products of
 a pass that is recorded go to cuBLAS itself: see `gpu_product`.

@@ -2,7 +2,7 @@
 //
 // One thread a score: it counts those before its own, a tile of all scores at a time in
 // shared memory. So each knows its place, and nobody waits for a sort. The work grows
-// with S², but 20,000 scores are compared in the time of a few small kernels.
+// with S²: 4e8 comparisons for 20,000 scores, spread over all of the card.
 // scores (N, S), contiguous; places (N, n) is written, each place once.
 
 #include "types.cuh"
