@@ -16,6 +16,7 @@ def test_defaults_are_the_published_ones():
     assert (c.num_classes, c.dropout, c.backbone) == (91, 0.1, 'resnet50')
     assert (c.freeze_at, c.frozen_norm, c.width, c.init) == (2, True, 64, 'released')
     assert c.base_scale == 0.05
+    assert c.proposal_iou == 1  # no suppression
     # σ(−2), the released code's bias
     assert math.isclose(math.log(c.initial_wh / (1 - c.initial_wh)), -2)
     assert (c.Cv, c.groups) == (32, 32)
@@ -70,6 +71,9 @@ IMPOSSIBLE = [  # fields, and what the reason says
     ({'base_scale': 0.0}, 'between 0 and 1'),
     ({'base_scale': 1.5}, 'between 0 and 1'),
     ({'base_scale': math.nan}, 'between 0 and 1'),
+    ({'proposal_iou': 0.0}, 'above 0, at most 1'),
+    ({'proposal_iou': 1.1}, 'above 0, at most 1'),
+    ({'proposal_iou': math.nan}, 'above 0, at most 1'),
     ({'freeze_at': 6}, r'0 \(nothing\) to 5'),
     ({'freeze_at': -1}, r'0 \(nothing\) to 5'),
     ({'C': 100}, 'multiple of M = 8'),

@@ -273,6 +273,7 @@ class DeformableDETR(Module):
                 guess,
                 dropped,
                 self.config.Nq,
+                self.config.proposal_iou,
                 t.enc_output,
                 t.enc_output_norm,
                 self._proposal_heads,
@@ -419,7 +420,7 @@ class DeformableDETR(Module):
         if dtop is not None:
             xp = get_xp(dtop)
             full = xp.zeros_like(cache.proposals.boxes)
-            xp.put_along_axis(full, cache.proposals.top[..., None], dtop, 1)
+            full[xp.arange(len(full))[:, None], cache.proposals.top] = dtop
             dboxes = full if dboxes is None else dboxes + full
         if dlogits is not None or dboxes is not None:
             d = propose_backward(

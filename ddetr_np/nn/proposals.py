@@ -61,7 +61,7 @@ class ProposalsCache(NamedTuple):
     top: Any  # (N, Nq) tokens, best first
 
 
-def propose(memory, guess, dropped, Nq, enc_output, norm, heads, top=None):
+def propose(memory, guess, dropped, Nq, iou, enc_output, norm, heads, top=None):
     """Predict a box at every token and pick the best.
 
     Parameters
@@ -74,6 +74,8 @@ def propose(memory, guess, dropped, Nq, enc_output, norm, heads, top=None):
         Tokens whose memory is zeroed.
     Nq : int
         How many to pick.
+    iou : float
+        Two of them overlap by at most so much; 1 picks the best whatever they overlap.
     enc_output, norm : Module
         The linear map and the norm between the memory and the heads.
     heads : (class_embed, bbox_embed)
@@ -98,7 +100,10 @@ def propose(memory, guess, dropped, Nq, enc_output, norm, heads, top=None):
     delta, c4 = bbox_embed.forward(y)
     boxes, _ = ops.activation.sigmoid(delta + guess)
     if top is None:
-        top = ops.top.top(logits[..., 0], Nq)
+        if iou < 1:
+            top = ops.top.distinct_top(logits[..., 0], boxes, Nq, iou)
+        else:
+            top = ops.top.top(logits[..., 0], Nq)
     return logits, boxes, ProposalsCache(dropped, c1, c2, c3, c4, boxes, top)
 
 

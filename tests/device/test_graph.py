@@ -75,6 +75,17 @@ def test_every_variant_is_recorded(gpu, recorder, variant, half):
         assert recorder.errors == []
 
 
+@pytest.mark.usefixtures('unsorted', 'recorder')
+def test_distinct_proposals_are_recorded(gpu):
+    model = build('two_stage', gpu, proposal_iou=0.1, base_scale=0.3)
+    images = pictures()
+    got = Graph(model, *SIZE)(images)
+    if gpu.traffic:  # as above
+        images = np.zeros_like(images)
+    expected, _ = model.forward(gpu.put(images), keep='none')
+    compare(gpu.fetch(got.boxes), gpu.fetch(expected.boxes), 1e-5)
+
+
 def test_what_cublas_is_told(double, cublas):
     """The graph's stream, and memory that the graph keeps."""
     model = build('refine', double)

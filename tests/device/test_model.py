@@ -55,6 +55,17 @@ def test_passes_that_keep_less(gpu, keep):
     gpu.check(got, expected, 1e-9)
 
 
+def test_distinct_proposals(gpu):
+    """One best after the other, on the device."""
+    fields = {'proposal_iou': 0.1, 'base_scale': 0.3}
+    with plain():
+        expected = learn(build('two_stage', **fields), *batch())
+        published = learn(build('two_stage', base_scale=0.3), *batch())
+    assert not np.array_equal(published[0].boxes, expected[0].boxes)
+    got = learn(build('two_stage', gpu, **fields), *batch(gpu))
+    gpu.check(got, expected, 1e-9)
+
+
 def test_norms_that_learn(gpu):
     fields = {'freeze_at': 0, 'frozen_norm': False}
     models = build('multi_scale', **fields), build('multi_scale', gpu, **fields)

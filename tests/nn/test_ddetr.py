@@ -31,6 +31,7 @@ def pictures(*sizes, seed=0):
         {'refine': False},
         {'refine': True, 'frozen_norm': False, 'freeze_at': 5},
         {'num_classes': 1, 'Nq': 1},
+        {'proposal_iou': 0.5},
     ],
     ids=str,
 )
