@@ -4,6 +4,7 @@
     pip install torch && pip install --no-build-isolation torch-ms-deform-attn DCNv4
     python benchmarks/gpu_core.py
     python benchmarks/gpu_core.py --dtype float16 --batch 8 --height 800 --width 1333
+    python benchmarks/gpu_core.py --all           # each precision, batch 1 and 8
 
 NO FIGURE OF THIS SCRIPT HAS BEEN MEASURED YET: it was written without a GPU.
 
@@ -31,6 +32,16 @@ from ddetr_np.fast import gpu_ms_deform_attn as gpu
 from ddetr_np.ops.ms_deform_attn import CoreCache
 
 WARM_UP = 3
+ALL = [  # type of values, of locations and weights, pictures: what --all measures
+    (dtype, places, batch)
+    for batch in (1, 8)
+    for dtype, places in (
+        ('float32', 'float32'),
+        ('float16', 'float16'),
+        ('float16', 'float32'),  # as in mixed precision
+        ('float64', 'float64'),
+    )
+]
 
 
 def corner_bytes(value, loc):
@@ -226,31 +237,14 @@ def measure(cupy, contenders, reference, runs):
     return times, differences
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument('--runs', type=int, default=200)
-    parser.add_argument('--batch', type=int, default=1)
-    parser.add_argument('--height', type=int, default=800)
-    parser.add_argument('--width', type=int, default=1066)
-    parser.add_argument('--dtype', default='float32', help='or float16, float64')
-    parser.add_argument(
-        '--places', help='type of locations and weights; peers need that of --dtype'
-    )
-    options = parser.parse_args()
-    try:
-        backend.to_device(np.zeros(1), 'cuda:0')
-    except backend.InputError as error:
-        parser.exit(2, f'{error}\n')
-    import cupy
-
-    shapes = shapes_of(options.height, options.width)
-    places = options.places or options.dtype
+def report(cupy, shapes, dtype, places, batch, runs):
+    """Measure every contender on one size and precision; print both tables."""
     properties = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)
     cached = properties['l2CacheSize']
 
     def make(seed):
-        value, loc, A, dy = batch_of(inputs(shapes, seed=seed), options.batch)
-        value, dy = (cupy.asarray(a.astype(options.dtype)) for a in (value, dy))
+        value, loc, A, dy = batch_of(inputs(shapes, seed=seed), batch)
+        value, dy = (cupy.asarray(a.astype(dtype)) for a in (value, dy))
         loc, A = (cupy.asarray(a.astype(places)) for a in (loc, A))
         return CoreCache(value, shapes, loc, A), dy
 
@@ -269,7 +263,7 @@ def main():
     memory = bandwidth(cupy, 1 << 30)
     read = corner_bytes(first[0].value, first[0].loc)
     print(f'{properties["name"].decode()}, CuPy {cupy.__version__}')
-    print(f'levels {shapes}, batch {options.batch}, {options.dtype}, {places} places')
+    print(f'levels {shapes}, batch {batch}, {dtype}, {places} places')
     print(f'{number} sets of {moved_bytes(arrays) / 1e6:.0f} MB in turn')
     print(f'second-level cache {l2 / 1e12:.2f} TB/s, memory {memory / 1e12:.2f} TB/s')
     moved = moved_bytes(arrays)
@@ -280,10 +274,37 @@ def main():
         ('forward', forward, 'v5', floor),
         ('backward', backward, 'v3', 2 * floor),
     ):
-        times, differences = measure(
-            cupy, contenders, contenders[last][0], options.runs
-        )
-        print('\n' + '\n'.join(table(title, times, ms, differences)))
+        times, differences = measure(cupy, contenders, contenders[last][0], runs)
+        lines = table(title, times, ms, differences)
+        print('\n' + '\n'.join(lines), flush=True)
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('--runs', type=int, default=200)
+    parser.add_argument('--batch', type=int, default=1)
+    parser.add_argument('--height', type=int, default=800)
+    parser.add_argument('--width', type=int, default=1066)
+    parser.add_argument('--dtype', default='float32', help='or float16, float64')
+    parser.add_argument(
+        '--places', help='type of locations and weights; peers need that of --dtype'
+    )
+    parser.add_argument(
+        '--all', action='store_true', help='each precision, batch 1 and 8, in turn'
+    )
+    options = parser.parse_args(arguments)
+    try:
+        backend.to_device(np.zeros(1), 'cuda:0')
+    except backend.InputError as error:
+        parser.exit(2, f'{error}\n')
+    import cupy
+
+    one = options.dtype, options.places or options.dtype, options.batch
+    shapes = shapes_of(options.height, options.width)
+    for dtype, places, batch in ALL if options.all else [one]:
+        report(cupy, shapes, dtype, places, batch, options.runs)
+        print()
+        cupy.get_default_memory_pool().free_all_blocks()
 
 
 if __name__ == '__main__':

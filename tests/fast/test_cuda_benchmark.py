@@ -119,8 +119,35 @@ def test_a_peer_that_refuses_is_told_of(script, monkeypatch):
 
 def test_without_a_gpu_it_says_so(script, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, 'cupy', None)
-    monkeypatch.setattr(sys, 'argv', ['gpu_core.py'])
     with pytest.raises(SystemExit) as stop:
-        script.main()
+        script.main([])
     assert stop.value.code == 2
     assert 'needs CuPy' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'expected'),
+    [
+        ([], [('float32', 'float32', 1)]),
+        (['--dtype', 'float16', '--batch', '8'], [('float16', 'float16', 8)]),
+        (['--dtype', 'float16', '--places', 'float32'], [('float16', 'float32', 1)]),
+        (['--all'], None),
+    ],
+)
+def test_what_is_measured(script, monkeypatch, arguments, expected):
+    """One size and precision, or all of them; each one's memory is given back."""
+    told, freed = [], []
+    pool = types.SimpleNamespace(free_all_blocks=lambda: freed.append(len(told)))
+    cupy = types.SimpleNamespace(get_default_memory_pool=lambda: pool)
+    monkeypatch.setitem(sys.modules, 'cupy', cupy)
+    monkeypatch.setattr(script.backend, 'to_device', lambda x, device: x)
+    monkeypatch.setattr(script, 'report', lambda *args: told.append(args))
+    script.main([*arguments, '--runs', '9', '--height', '64', '--width', '96'])
+    measured = [args[2:5] for args in told]
+    assert measured == (script.ALL if expected is None else expected)
+    assert freed == list(range(1, len(told) + 1))
+    assert {args[0] is cupy for args in told} == {True}
+    assert {(args[1][0], args[5]) for args in told} == {((8, 12), 9)}
+    if expected is None:
+        assert {dtype for dtype, _, _ in measured} == {'float16', 'float32', 'float64'}
+        assert {batch for *_, batch in measured} == {1, 8}
