@@ -7,6 +7,8 @@ brings.
 
 from . import (
     activation,
+    add,
+    add_norm,
     conv,
     dropout,
     encoder,
@@ -29,6 +31,8 @@ from . import (
 
 __all__ = [
     'activation',
+    'add',
+    'add_norm',
     'conv',
     'dropout',
     'encoder',

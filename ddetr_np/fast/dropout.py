@@ -8,21 +8,37 @@ from ..ops.dropout import DRAWN, dropout, dropout_backward, kept, scale
 from .rows import ELEMENTS, fits
 
 
+def drop_rows(x, cache, first, out):
+    """Drop elements of a tile of rows.
+
+    Parameters
+    ----------
+    x : (rows, C) array
+        Rows of a larger matrix.
+    cache : (p, key)
+        As of `dropout`.
+    first : int
+        Where the rows begin there: `first` · C is a multiple of `DRAWN`.
+    out : (rows, C) array
+        Written; it may be x.
+    """
+    p, key = cache
+    mask = threads.scratch('dropout', x.shape, x.dtype)
+    mask[...] = kept(p, key, x.size, first * x.shape[1]).reshape(x.shape)
+    np.multiply(x, mask, out=out)
+    np.multiply(out, scale(p), out=out)
+
+
 @twin(dropout)
 def fast_dropout(x, p, key):
     """See `ops.dropout`."""
     if key is None or p == 0 or not fits(x):
         return dropout.plain(x, p, key)
-    flat = np.ascontiguousarray(x).ravel()
+    flat = np.ascontiguousarray(x).reshape(-1, 1)
     y = np.empty_like(flat)
-    factor = scale(p)
 
     def task(part):
-        out, n = y[part], part.stop - part.start
-        mask = threads.scratch('dropout', (n,), x.dtype)
-        mask[...] = kept(p, key, n, part.start)
-        np.multiply(flat[part], mask, out=out)
-        np.multiply(out, factor, out=out)
+        drop_rows(flat[part], (p, key), part.start, y[part])
 
     threads.run(task, threads.tiles(flat.size, ELEMENTS // DRAWN * DRAWN))
     return y.reshape(x.shape), (p, key)

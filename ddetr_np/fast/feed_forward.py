@@ -9,12 +9,13 @@ import numpy as np
 
 from .. import threads
 from ..backend import twin
-from ..ops.dropout import DRAWN, kept, scale
+from ..ops.dropout import DRAWN, scale
 from ..ops.feed_forward import (
     FeedForwardCache,
     feed_forward,
     feed_forward_backward,
 )
+from .dropout import drop_rows
 from .rows import fits, matrix
 
 HIDDEN = 1 << 20  # elements of a tile
@@ -46,10 +47,7 @@ def fast_feed_forward(x, W1, b1, W2, b2, p=0.0, key=None):
         np.add(h, b1, out=h)
         np.maximum(h, zero, out=h)
         if drops:
-            mask = threads.scratch('dropout', h.shape, x.dtype)
-            mask[...] = kept(p, key, h.size, part.start * F).reshape(h.shape)
-            np.multiply(h, mask, out=h)
-            np.multiply(h, factor, out=h)
+            drop_rows(h, (p, key), part.start, h)
         np.add(np.matmul(h, W2.T, out=y[part]), b2, out=y[part])
 
     threads.run(task, _tiles(n, F))

@@ -68,6 +68,39 @@ def fast_layer_norm(x, weight, bias, eps=EPS):
     return y.reshape(x.shape), NormCache(x_hat.reshape(x.shape), inv, weight)
 
 
+def layer_norm_backward_rows(dy, x_hat, inv, weight, dx):
+    """The rows of a tile; return their share of the gradients of weight and bias.
+
+    Parameters
+    ----------
+    dy, x_hat : (rows, C) arrays
+        ∂loss/∂y, and (x − mean) / σ.
+    inv : (rows, 1) array
+        1/σ.
+    weight : (C,) array
+        Of all rows.
+    dx : (rows, C) array
+        Written; it may be dy.
+
+    Returns
+    -------
+    sums : (2, C) array
+        Σ dy ⊙ x_hat and Σ dy.
+    """
+    n, C = dy.shape
+    product = threads.scratch('product', dy.shape, dy.dtype)
+    np.multiply(dy, x_hat, out=product)
+    # products with ones and weights: the BLAS sums both ways, NumPy only along rows
+    ones, over_C = np.ones((1, n), dy.dtype), weight[:, None] / C
+    sums = np.concatenate([ones @ product, ones @ dy])
+    mean, slope = dy @ over_C, product @ over_C
+    np.multiply(dy, weight, out=dx)
+    np.subtract(dx, mean, out=dx)
+    np.subtract(dx, np.multiply(x_hat, slope, out=product), out=dx)
+    np.multiply(dx, inv, out=dx)
+    return sums
+
+
 @twin(layer_norm_backward)
 def fast_layer_norm_backward(dy, cache):
     """See `ops.norm`."""
@@ -75,21 +108,18 @@ def fast_layer_norm_backward(dy, cache):
     if not fits(dy, x_hat, inv, weight):
         return layer_norm_backward.plain(dy, cache)
     drows, rows, inv = matrix(dy), matrix(x_hat), inv.reshape(-1, 1)
-    C = rows.shape[1]
     dx = np.empty(rows.shape, dy.dtype)
+    parts = row_tiles(*rows.shape)
+    sums = np.empty((len(parts), 2, rows.shape[1]), dy.dtype)
 
-    def task(part):
-        d, out, hat = drows[part], dx[part], rows[part]
-        np.multiply(d, weight, out=out)
-        mean = d @ (weight[:, None] / C)
-        slope = np.einsum('ij,ij->i', out, hat)[:, None] / C
-        np.subtract(out, mean, out=out)
-        product = threads.scratch('product', hat.shape, hat.dtype)
-        np.subtract(out, np.multiply(hat, slope, out=product), out=out)
-        np.multiply(out, inv[part], out=out)
+    def task(i):
+        part = parts[i]
+        sums[i] = layer_norm_backward_rows(
+            drows[part], rows[part], inv[part], weight, dx[part]
+        )
 
-    threads.run(task, row_tiles(*rows.shape))
-    return dx.reshape(dy.shape), tile_sums(drows, rows), tile_sums(drows)
+    threads.run(task, range(len(parts)))
+    return dx.reshape(dy.shape), *sums.sum(0)
 
 
 def _group_means(sums, n, groups):

@@ -44,7 +44,7 @@ def matrix(a):
     return np.ascontiguousarray(a).reshape(-1, a.shape[-1])
 
 
-def row_tiles(n, width):
+def row_tiles(n, width, multiple=1):
     """Return tiles of n rows: few enough for each to be worth a thread's while.
 
     Parameters
@@ -53,6 +53,8 @@ def row_tiles(n, width):
         Rows of the matrix.
     width : int
         Its columns, at least 1.
+    multiple : int
+        Of which each tile's first row is one.
 
     Returns
     -------
@@ -60,7 +62,8 @@ def row_tiles(n, width):
         In order; empty if `n` is 0.
     """
     shares = max(1, min(SHARES, n * width // LEAST))
-    return threads.tiles(n, min(max(1, ELEMENTS // width), -(-n // shares)))
+    size = min(max(1, ELEMENTS // width), -(-n // shares))
+    return threads.tiles(n, -(-size // multiple) * multiple)
 
 
 def tile_sums(a, b=None):

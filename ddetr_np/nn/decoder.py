@@ -2,8 +2,10 @@
 
 from typing import Any, NamedTuple
 
+from .. import ops
 from ..backend import get_xp
 from ..module import EVAL, Module, forward_keeping, recall
+from .add_norm import AddNorm
 from .attention import MultiHeadAttention
 from .feed_forward import FeedForward
 from .heads import predict, predict_backward
@@ -13,14 +15,11 @@ from .ms_deform_attn import MSDeformAttn
 
 class DecoderLayerCache(NamedTuple):
     self_attn: Any
-    dropout2: Any
-    norm2: Any
+    add_norm2: Any
     cross_attn: Any
-    dropout1: Any
-    norm1: Any
+    add_norm1: Any
     ffn: Any
-    dropout4: Any
-    norm3: Any
+    add_norm3: Any
 
 
 class DecoderLayer(Module):
@@ -50,6 +49,9 @@ class DecoderLayer(Module):
         self._ffn = FeedForward(self.linear1, self.linear2, self.dropout3)
         self.dropout4 = Dropout(config.dropout)
         self.norm3 = LayerNorm(C, init)
+        self._add_norm1 = AddNorm(self.norm1, self.dropout1)
+        self._add_norm2 = AddNorm(self.norm2, self.dropout2)
+        self._add_norm3 = AddNorm(self.norm3, self.dropout4)
 
     def forward(self, z, pos, p_hat, memory, shapes, padding, run=EVAL):
         """Return the layer's queries and its cache.
@@ -77,26 +79,15 @@ class DecoderLayer(Module):
         """
         q = z + pos
         y, self_attn = self.self_attn.forward(q, q, z, run)
-        y, dropout2 = self.dropout2.forward(y, run)
-        z, norm2 = self.norm2.forward(z + y)
+        z, add_norm2 = self._add_norm2.forward(z, y, run)
         y, cross_attn = self.cross_attn.forward(
             z + pos, p_hat, memory, shapes, padding
         )
-        y, dropout1 = self.dropout1.forward(y, run)
-        z, norm1 = self.norm1.forward(z + y)
+        z, add_norm1 = self._add_norm1.forward(z, y, run)
         y, ffn = self._ffn.forward(z, run)
-        y, dropout4 = self.dropout4.forward(y, run)
-        z, norm3 = self.norm3.forward(z + y)
+        z, add_norm3 = self._add_norm3.forward(z, y, run)
         return z, DecoderLayerCache(
-            self_attn,
-            dropout2,
-            norm2,
-            cross_attn,
-            dropout1,
-            norm1,
-            ffn,
-            dropout4,
-            norm3,
+            self_attn, add_norm2, cross_attn, add_norm1, ffn, add_norm3
         )
 
     def backward(self, dz, cache):
@@ -116,15 +107,12 @@ class DecoderLayer(Module):
         dp_hat : like p_hat
         dmemory : like memory
         """
-        dz = self.norm3.backward(dz, cache.norm3)
-        dy = self.dropout4.backward(dz, cache.dropout4)
+        dz, dy = self._add_norm3.backward(dz, cache.add_norm3)
         dz = dz + self._ffn.backward(dy, cache.ffn)
-        dz = self.norm1.backward(dz, cache.norm1)
-        dy = self.dropout1.backward(dz, cache.dropout1)
+        dz, dy = self._add_norm1.backward(dz, cache.add_norm1)
         dq, dp_hat, dmemory = self.cross_attn.backward(dy, cache.cross_attn)
         dpos = dq
-        dz = self.norm2.backward(dz + dq, cache.norm2)
-        dy = self.dropout2.backward(dz, cache.dropout2)
+        dz, dy = self._add_norm2.backward(dz + dq, cache.add_norm2)
         dq, dk, dv = self.self_attn.backward(dy, cache.self_attn)
         dq = dq + dk
         return dz + dq + dv, dpos + dq, dp_hat, dmemory
@@ -292,4 +280,4 @@ def _sum(a, b):
     """a + b, None counting as zero."""
     if a is None or b is None:
         return b if a is None else a
-    return a + b
+    return ops.add.add(a, b)

@@ -2,8 +2,10 @@
 
 from typing import Any, NamedTuple
 
+from .. import ops
 from ..backend import replaceable
 from ..module import EVAL, Module, forward_keeping, recall
+from .add_norm import AddNorm
 from .feed_forward import FeedForward
 from .layers import Dropout, LayerNorm, Linear
 from .ms_deform_attn import MSDeformAttn
@@ -11,11 +13,9 @@ from .ms_deform_attn import MSDeformAttn
 
 class EncoderLayerCache(NamedTuple):
     self_attn: Any
-    dropout1: Any
-    norm1: Any
+    add_norm1: Any
     ffn: Any
-    dropout3: Any
-    norm2: Any
+    add_norm2: Any
 
 
 class EncoderLayer(Module):
@@ -40,6 +40,8 @@ class EncoderLayer(Module):
         self._ffn = FeedForward(self.linear1, self.linear2, self.dropout2)
         self.dropout3 = Dropout(config.dropout)
         self.norm2 = LayerNorm(C, init)
+        self._add_norm1 = AddNorm(self.norm1, self.dropout1)
+        self._add_norm2 = AddNorm(self.norm2, self.dropout3)
 
     def forward(self, x, pos, p_hat, shapes, padding, run=EVAL):
         """Return the layer's tokens and its cache.
@@ -64,13 +66,12 @@ class EncoderLayer(Module):
         y : (N, S, C) array
         cache : EncoderLayerCache
         """
-        y, attn = self.self_attn.forward(x + pos, p_hat, x, shapes, padding)
-        y, dropout1 = self.dropout1.forward(y, run)
-        x, norm1 = self.norm1.forward(x + y)
+        z = ops.add.add(x, pos)
+        y, attn = self.self_attn.forward(z, p_hat, x, shapes, padding)
+        x, add_norm1 = self._add_norm1.forward(x, y, run)
         y, ffn = self._ffn.forward(x, run)
-        y, dropout3 = self.dropout3.forward(y, run)
-        y, norm2 = self.norm2.forward(x + y)
-        return y, EncoderLayerCache(attn, dropout1, norm1, ffn, dropout3, norm2)
+        x, add_norm2 = self._add_norm2.forward(x, y, run)
+        return x, EncoderLayerCache(attn, add_norm1, ffn, add_norm2)
 
     @replaceable
     def infer(self, x, pos, p_hat, shapes, padding, run=EVAL):
@@ -102,16 +103,13 @@ class EncoderLayer(Module):
         dx, dpos : like x
             There is no dp_hat: the reference points are constants.
         """
-        dx = self.norm2.backward(dy, cache.norm2)
-        dy = self.dropout3.backward(dx, cache.dropout3)
-        dx = dx + self._ffn.backward(dy, cache.ffn)
-        dx = self.norm1.backward(dx, cache.norm1)
-        dy = self.dropout1.backward(dx, cache.dropout1)
+        add = ops.add.add
+        dx, dy = self._add_norm2.backward(dy, cache.add_norm2)
+        dx = add(dx, self._ffn.backward(dy, cache.ffn))
+        dx, dy = self._add_norm1.backward(dx, cache.add_norm1)
         # every token's reference point is its own place: a constant
         dz, _, dvalue = self.self_attn.backward(dy, cache.self_attn, False)
-        dvalue += dx
-        dvalue += dz
-        return dvalue, dz
+        return add(add(dx, dvalue), dz), dz
 
 
 class Encoder(Module):
@@ -173,8 +171,5 @@ class Encoder(Module):
         total = None
         for layer, cache in zip(self.layers[::-1], caches[::-1], strict=True):
             dx, dpos = layer.backward(dx, recall(layer, cache))
-            if total is None:
-                total = dpos
-            else:
-                total += dpos
+            total = dpos if total is None else ops.add.add(total, dpos)
         return dx, total

@@ -7,6 +7,8 @@ import numpy as np
 
 from ..backend import get_xp
 from ..module import Module
+from .add_norm import AddNorm
+from .feed_forward import FeedForward
 
 
 class NotFinite(NamedTuple):
@@ -126,12 +128,17 @@ def _named_modules(module, prefix=''):
 def _unnamed_modules(model):
     """Yield (published name, module) of those that take several modules' work.
 
-    The stem, and each layer's two linear maps: they go by the first of the names.
+    The stem, each layer's two linear maps, its norms with what they add: they go by the
+    first name that is published.
     """
     yield 'backbone.0.body.conv1', model.backbone[0].body.stem
-    for name, module in _named_modules(model):
-        if hasattr(module, '_ffn'):
-            yield f'{name}.linear1', module._ffn
+    names = {id(module): name for name, module in _named_modules(model)}
+    for _, module in _named_modules(model):
+        for inside in vars(module).values():
+            if isinstance(inside, FeedForward):
+                yield names[id(inside.linear1)], inside
+            elif isinstance(inside, AddNorm):
+                yield names[id(inside.norm)], inside
 
 
 def _first_picture(things):

@@ -111,9 +111,9 @@ class MSDeformAttn(Module):
         dp_hat, doffset = ops.ms_deform_attn.sampling_locations_backward(
             dloc, cache.locations, need_dp_hat
         )
-        dz += self.sampling_offsets.backward(
-            doffset.reshape(N, Nq, -1), cache.offsets
-        )
+        doffset = doffset.reshape(N, Nq, -1)
+        by_offset = self.sampling_offsets.backward(doffset, cache.offsets)
+        dz = ops.add.add(dz, by_offset)
         dvalue = dvalue.reshape(N, -1, C)
         if cache.padding is not None:
             dvalue = get_xp(dvalue).where(cache.padding[..., None], 0, dvalue)

@@ -21,7 +21,7 @@ def _conv_norm(x, conv, bn, run, relu=True, residual=None):
     y, conv_cache = conv.forward(x)
     y, bn_cache = bn.forward(y, run)
     if residual is not None:
-        y = y + residual
+        y = ops.add.add(y, residual)
     active = None
     if relu:
         y, active = ops.activation.relu(y)
@@ -202,7 +202,7 @@ class Block(Module):
             dshortcut, _ = _conv_norm_backward(
                 dshortcut, down, *self.downsample, need_dx
             )
-        return dy + dshortcut if need_dx else None
+        return ops.add.add(dy, dshortcut) if need_dx else None
 
 
 class ResNetCache(NamedTuple):
@@ -327,7 +327,7 @@ class ResNet(Module):
             if i in self._ends:
                 d = dfeatures[self._ends.index(i)]
                 if d is not None:
-                    dx = d if dx is None else dx + d
+                    dx = d if dx is None else ops.add.add(dx, d)
             part = self._parts[i]
             if dx is not None:
                 dx = part.backward(dx, recall(part, caches[i]), images or i > first)

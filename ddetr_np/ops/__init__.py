@@ -2,6 +2,8 @@
 
 from . import (
     activation,
+    add,
+    add_norm,
     attention,
     bilinear,
     boxes,
@@ -22,6 +24,8 @@ from . import (
 
 __all__ = [
     'activation',
+    'add',
+    'add_norm',
     'attention',
     'bilinear',
     'boxes',

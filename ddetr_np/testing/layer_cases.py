@@ -64,6 +64,17 @@ def _feed_forward(rng, c):
         yield Case('with dropout' if settings else 'tokens', inputs, settings)
 
 
+@cases_of('add_norm.add_norm')
+def _add_norm(rng, c):
+    for label, settings in (
+        ('tokens', {}),
+        ('with dropout', {'p': 0.4, 'key': (3, 1, 4)}),
+    ):
+        inputs = normal(rng, x=(2, c.Nq, c.C), y=(2, c.Nq, c.C))
+        inputs |= normal(rng, weight=(c.C,), bias=(c.C,))
+        yield Case(label, inputs, settings)
+
+
 CONVOLUTIONS = {  # label: kernel and settings
     '1 × 1': ((1, 1), {}),
     '1 × 1, stride 2': ((1, 1), {'stride': 2}),

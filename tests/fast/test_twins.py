@@ -5,6 +5,7 @@ import pytest
 
 from ddetr_np import backend, ops, threads
 from ddetr_np.fast import winograd
+from ddetr_np.fast.rows import row_tiles
 from ddetr_np.testing.operations import operation, run_backward, run_forward
 from ddetr_np.testing.table import CASES, cases
 
@@ -82,6 +83,7 @@ def test_what_is_hot_has_a_twin():
     for name in (
         'activation.relu',
         'activation.softmax',
+        'add_norm.add_norm',
         'attention.attention',
         'conv.conv2d',
         'conv.conv_norm_relu',
@@ -135,6 +137,15 @@ def big_cases(rng):
         return y, cache, ops.norm.layer_norm_backward(x, cache)
 
     yield 'layer_norm', layer_norm
+    other = array(1, 5000, 64)
+    for settings in ((), (0.3, (1, 2, 3))):
+
+        def add_norm(settings=settings):
+            y, cache = ops.add_norm.add_norm(x, other, w64, b64, *settings)
+            return y, cache, ops.add_norm.add_norm_backward(other, cache)
+
+        yield f'add_norm {settings}', add_norm
+    yield 'add', lambda: ops.add.add(x, other)
     maps = array(2, 50, 67, 64)
 
     def group_norm():
@@ -297,6 +308,40 @@ def test_dropout_draws_the_same_mask_in_tiles(n):
         expected, _ = dropout(x, 0.1, (3, 1 << 40, 9))
     np.testing.assert_array_equal(y, expected)
     np.testing.assert_array_equal(ops.dropout.dropout_backward(x, cache), expected)
+
+
+@pytest.mark.parametrize('C', [3, 20, 64])
+def test_rows_of_any_width_meet_the_same_mask(C, rng):
+    """Tiles begin where the generator can."""
+    x, y = rng.standard_normal((2, 1, 400_000 // C, C))
+    one, zero = np.ones(C), np.zeros(C)
+    z, cache = ops.add_norm.add_norm(x, y, one, zero, 0.5, (3, 1, 4))
+    assert len(row_tiles(x.shape[1], C, 16)) > 1
+    with backend.plain():
+        expected, _ = ops.add_norm.add_norm(x, y, one, zero, 0.5, (3, 1, 4))
+        wanted = ops.add_norm.add_norm_backward(y, cache)
+    np.testing.assert_allclose(z, expected, 0, 1e-12)
+    for a, b in zip(ops.add_norm.add_norm_backward(y, cache), wanted, strict=True):
+        np.testing.assert_allclose(a, b, 0, 1e-12 * np.abs(b).max())
+
+
+@pytest.mark.parametrize('view', ['whole', 'steps', 'broadcast', 'other type'])
+def test_sums_leave_their_terms_alone(view, rng):
+    a = rng.standard_normal((2, 700, 512)).astype('float32')
+    b = {
+        'whole': a + 1,
+        'steps': rng.standard_normal((2, 700, 1024)).astype('float32')[..., ::2],
+        'broadcast': a[:, :1],
+        'other type': a.astype('float64'),
+    }[view]
+    before = a.copy(), b.copy()
+    y = ops.add.add(a, b)
+    assert y.dtype == (a[:0] + b[:0]).dtype
+    np.testing.assert_array_equal(y, before[0] + before[1])
+    np.testing.assert_array_equal(a, before[0])
+    np.testing.assert_array_equal(b, before[1])
+    assert not np.shares_memory(y, a)
+    assert not np.shares_memory(y, b)
 
 
 def test_focal_loss_with_one_gradient_for_all(rng):
