@@ -1,8 +1,13 @@
 import functools
 import json
+import os
 import shutil
 import zlib
 from pathlib import Path
+
+if 'PYTEST_XDIST_WORKER' in os.environ:  # a core each: threads would fight for them
+    for name in ('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'DDETR_NP_THREADS'):
+        os.environ.setdefault(name, '1')  # before NumPy reads it
 
 import numpy as np
 import pytest
