@@ -1,5 +1,6 @@
 """Watching a model's modules at work; no module has a flag for it."""
 
+import collections
 import contextlib
 import functools
 
@@ -12,7 +13,8 @@ def named_modules(model):
     """Return [(name, module)] of everything inside, itself first, each module once.
 
     Names are the published ones; of a shared module's the first counts. A part that
-    has none is called by its class: 'backbone.0.body.(Stem)'.
+    has none is called by its class: 'backbone.0.body.(Stem)'; the second of a class in
+    one place has a number: '(AddNorm 2)'.
 
     Parameters
     ----------
@@ -24,7 +26,7 @@ def named_modules(model):
     list of (str, Module)
         Depth first; those without a published name come last.
     """
-    found, unnamed = {}, []
+    found, unnamed, called = {}, [], collections.Counter()
 
     def walk(name, module):
         if id(module) in found:
@@ -40,7 +42,12 @@ def named_modules(model):
 
     walk('', model)
     for prefix, part in unnamed:  # grows while parts of parts are found
-        walk(f'{prefix}({type(part).__name__})', part)
+        if id(part) not in found:
+            kind = type(part).__name__
+            called[prefix, kind] += 1
+            if (number := called[prefix, kind]) > 1:
+                kind = f'{kind} {number}'
+            walk(f'{prefix}({kind})', part)
     return list(found.values())
 
 

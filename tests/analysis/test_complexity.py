@@ -53,6 +53,8 @@ def test_modules_have_their_published_names_once():
     assert len(set(names)) == len(names)
     assert 'backbone.0.body.layer3.5' in names
     assert 'backbone.0.body.(Stem)' in names
+    for place in ('(AddNorm)', '(AddNorm 2)', '(AddNorm 3)'):
+        assert f'transformer.decoder.layers.5.{place}' in names
     # shared by the decoder and the detector: the first of its names, as for Params
     assert 'transformer.decoder.bbox_embed.5.layers.2' in names
     assert not any(n.startswith('bbox_embed') for n in names)
