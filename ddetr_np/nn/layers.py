@@ -381,7 +381,7 @@ class BatchNorm(Module):
 
 
 class Dropout(Module):
-    """Dropout; the model gives each one its own stream of random numbers.
+    """How a composite drops values; the model gives each one its own random numbers.
 
     Parameters
     ----------
@@ -407,37 +407,3 @@ class Dropout(Module):
             Seed, step and this dropout's stream.
         """
         return (run.seed, run.step, self.stream) if run.train and self.p else None
-
-    def forward(self, x, run=EVAL):
-        """Drop values of x in training.
-
-        Parameters
-        ----------
-        x : (...) array
-            What is kept of it is scaled by 1 / (1 − p).
-        run : Run
-            Whether it is training, and the key.
-
-        Returns
-        -------
-        y : like x
-        cache
-            The mask's key, not the mask; None when nothing is dropped.
-        """
-        return ops.dropout.dropout(x, self.p, self.key(run))
-
-    def backward(self, dy, cache):
-        """Draw the mask again and apply it to dy.
-
-        Parameters
-        ----------
-        dy : like y
-            ∂loss/∂y.
-        cache
-            From the forward.
-
-        Returns
-        -------
-        dx : like x
-        """
-        return ops.dropout.dropout_backward(dy, cache)
