@@ -19,7 +19,10 @@ _work = None  # a worker's own function, sent once rather than with each job
 def _begin(function):
     global _work
     _work = function
-    # Ctrl-C reaches the whole group: the parent ends the workers in good order
+    # Ctrl-C and what else is sent to the whole group are the parent's affair, which
+    # ends its workers in good order
+    if hasattr(os, 'setsid'):
+        os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, 'pthread_sigmask'):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})

@@ -241,3 +241,35 @@ def test_workers_end_with_their_parent(tmp_path, sign):
     while any(map(alive, pids)) and time.monotonic() < end:
         time.sleep(0.05)
     assert not any(map(alive, pids))
+
+
+@pytest.mark.skipif(not hasattr(os, 'killpg'), reason='needs groups of processes')
+def test_what_is_sent_to_the_whole_group_is_the_parent_s_affair(tmp_path):
+    """As `timeout` and batch systems end a run: it saves, with its workers at work."""
+    program = tmp_path / 'program.py'
+    program.write_text("""
+import signal, time
+from ddetr_np.data.workers import Pool
+
+def work(n):
+    time.sleep(0.2)
+    return n
+
+if __name__ == '__main__':
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    pool = Pool(work, 2)
+    results = pool.map(range(6), 2)
+    print(next(results), flush=True)
+    print(list(results))
+    pool.close()
+""")
+    parent = subprocess.Popen(
+        [sys.executable, program], stdout=subprocess.PIPE, text=True,
+        start_new_session=True,
+        env={**os.environ, 'PYTHONPATH': os.pathsep.join(filter(None, sys.path))},
+    )
+    assert parent.stdout.readline() == '0\n'
+    os.killpg(parent.pid, signal.SIGTERM)
+    said, _ = parent.communicate(timeout=60)
+    assert parent.returncode == 0
+    assert said == '[1, 2, 3, 4, 5]\n'
