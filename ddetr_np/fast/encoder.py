@@ -128,8 +128,8 @@ def fast_infer(layer, x, pos, p_hat, shapes, padding, run=EVAL):
         centre = centre.reshape(2, t, L * K)
         for m in range(M):
             tile = _Tile(t * L * K, x.dtype, levels)
-            np.add(points[:, m, 0], centre[0], out=tile.x.reshape(t, -1))
-            np.add(points[:, m, 1], centre[1], out=tile.y.reshape(t, -1))
+            for axis, at in enumerate(tile.xy.reshape(2, t, -1)):
+                np.add(points[:, m, axis], centre[axis], out=at)
             _softmax(points[:, m, 2], tile.A.reshape(t, -1))
             tile.find_corners()
             head = threads.scratch('head', (t, Cv), x.dtype)

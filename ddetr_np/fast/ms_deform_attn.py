@@ -8,8 +8,12 @@ the query's 4 L K corner reads, each in the column of the pixel it reads. Then
 SciPy has both products; what is left is to make the rows, in tiles that stay in the
 processor's cache. A head's values are copied for that, and each map gets a border of
 two zero pixels: points outside read zeros like any other; no corner needs a mask.
+
+In an encoder, where the queries are the maps' own pixels, those near each other in the
+picture go into a tile together, whatever their levels: they read the same values.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -95,97 +99,126 @@ class _Levels(NamedTuple):
     many short ones, and its maximum with a number is slow.
     """
 
-    W: Any
-    H: Any
-    low: Any  # −2: the least x and y
-    pitch: Any  # pixels from one row to the next
-    origin: Any  # of the map's pixel (0, 0)
+    size: Any  # (2, points): W and H
+    low: Any  # (2, points): −2, the least x and y
+    pitch: Any  # (points,): pixels from one row to the next
+    origin: Any  # (points,): of the map's pixel (0, 0)
 
     @classmethod
     def of(cls, maps, queries, K, dtype):
-        H, W = maps.sizes.T
         origin = maps.starts + BORDER * (maps.pitch + 1)
-        low = np.full(len(H), -BORDER)
+        size = maps.sizes.T[::-1]
 
         def points(per_level, dtype):
-            return np.tile(np.repeat(per_level, K), queries).astype(dtype)
+            return np.tile(np.repeat(per_level, K, -1), queries).astype(dtype)
 
         return cls(
-            *(points(a, dtype) for a in (W, H, low)),
+            *(points(a, dtype) for a in (size, np.full_like(size, -BORDER))),
             *(points(a, np.int32) for a in (maps.pitch, origin)),
         )
+
+
+@functools.lru_cache(64)
+def _order(shapes, Nq):
+    """Return the queries in the order they are taken in, as (Nq,) rows.
+
+    Where they are the maps' pixels, along a Z-shaped curve through the picture: a run
+    of any length is a patch of all levels. Queries of another number keep their order.
+    """
+    if Nq != sum(H * W for H, W in shapes):
+        return np.arange(Nq)
+    key = []
+    for H, W in shapes:
+        y, x = (_spread((np.arange(n) + 0.5) / n) for n in (H, W))
+        key.append((2 * y[:, None] + x).ravel())
+    return np.argsort(np.concatenate(key), kind='stable')
+
+
+def _spread(fraction):
+    """Return the first 12 binary places of fractions, with room for others between."""
+    places = (fraction * (1 << 12)).astype(int)
+    return sum((places >> i & 1) << 2 * i for i in range(12))
 
 
 class _Tile:
     """The corner reads of the sampling points of some queries.
 
+    What is done alike for x and y, or for left and right, is one step on both: the
+    steps are few and long, since threads take turns at beginning one.
+
     Attributes
     ----------
-    upper, lower : (points,) int32 arrays
-        The left pixels of the two pairs that a point lies between.
-    wx, wy : (points,) arrays
-        Weights of the right pixels and of the lower ones; 1 − these of the others.
-    wx1, wy1 : (points,) arrays
-        1 − wx, 1 − wy.
+    xy : (2, points) array
+        In pixels of the level.
     A : (points,) array
+    columns : (2, points) int32 array
+        The left pixels of the two pairs, upper and lower, that a point lies between.
+    w : (2, 2, points) array
+        By axis, x and y, the weights of the first pixel or pair and of the second.
     """
 
     @classmethod
-    def of(cls, loc, A, levels):
-        """Return the tile of sampling points (queries, L, K, 2) as fractions."""
-        tile = cls(A.size, A.dtype, levels)
-        tile.A.reshape(A.shape)[...] = A
-        points = tile.new('points', size=2 * tile.n)
-        points.reshape(loc.shape)[...] = loc
-        points = points.reshape(-1, 2)
-        for i, (at, size) in enumerate(((tile.x, levels.W), (tile.y, levels.H))):
-            np.multiply(points[:, i], size[: tile.n], out=at)
-            np.subtract(at, 0.5, out=at)
+    def of(cls, loc, A, rows, levels):
+        """Return the tile of some rows of loc (…, 2 L K), fractions, and A (…, L K)."""
+        tile = cls(len(rows) * A.shape[1], A.dtype, levels)
+        _take(A, rows, tile.A)
+        points = tile.new('points', tile.n, 2)
+        _take(loc, rows, points)
+        np.multiply(points.T, tile.levels.size, out=tile.xy)
+        np.subtract(tile.xy, 0.5, out=tile.xy)
         tile.find_corners()
         return tile
 
     def __init__(self, n, dtype, levels):
-        """Give arrays x, y and A to fill in; x and y in pixels of the level."""
+        """Give arrays xy and A to fill in."""
         self.n, self.dtype = n, dtype
-        self.levels = _Levels(*(a[:n] for a in levels))
-        self.x, self.y, self.A = (self.new(name) for name in 'xyA')
+        self.levels = _Levels(*(a[..., :n] for a in levels))
+        self.xy, self.A = self.new('xy', 2, n), self.new('A', n)
 
     def find_corners(self):
         """Find the pixels that each point lies between, and their weights."""
-        levels = self.levels
-        x, self.wx, self.wx1 = self._axis('x', self.x, levels.W)
-        y, self.wy, self.wy1 = self._axis('y', self.y, levels.H)
-        self.upper, self.lower = (self.new(a, np.int32) for a in ('upper', 'lower'))
-        np.copyto(self.lower, x, casting='unsafe')
-        np.copyto(self.upper, y, casting='unsafe')
-        np.multiply(self.upper, levels.pitch, out=self.upper)
-        np.add(self.upper, self.lower, out=self.upper)
-        np.add(self.upper, levels.origin, out=self.upper)
-        np.add(self.upper, levels.pitch, out=self.lower)
+        xy, (size, low, pitch, origin) = self.xy, self.levels
+        floor = self.new('floor', 2, self.n)
+        self.w = self.new('w', 2, 2, self.n)
+        np.maximum(xy, low, out=xy)
+        np.minimum(xy, size, out=xy)
+        np.floor(xy, out=floor)
+        np.subtract(xy, floor, out=self.w[:, 1])
+        np.subtract(1, self.w[:, 1], out=self.w[:, 0])
+        np.fmax(floor, low, out=floor)  # no pixel where x or y is not a number
+        pixel = self.new('pixel', 2, self.n, dtype=np.int32)
+        np.copyto(pixel, floor, casting='unsafe')
+        x, y = pixel
+        self.columns = self.new('columns', 2, self.n, dtype=np.int32)
+        upper, lower = self.columns
+        np.multiply(y, pitch, out=upper)
+        np.add(upper, x, out=upper)
+        np.add(upper, origin, out=upper)
+        np.add(upper, pitch, out=lower)
 
-    def new(self, name, dtype=None, size=None):
-        """Return an array of the tile's points, not yet filled."""
-        return threads.scratch(name, (size or self.n,), dtype or self.dtype)
-
-    def _axis(self, axis, x, size):
-        """Return ⌊x⌋, the fraction of x beyond it (where x was), one minus that."""
-        floor, rest = (self.new(axis + name) for name in ('floor', 'rest'))
-        low = self.levels.low
-        np.maximum(x, low, out=x)
-        np.minimum(x, size, out=x)
-        np.floor(x, out=floor)
-        np.subtract(x, floor, out=x)
-        np.fmax(floor, low, out=floor)  # no pixel where x is not a number
-        np.subtract(1, x, out=rest)
-        return floor, x, rest
+    def new(self, name, *shape, dtype=None):
+        """Return an array, the tile's own for the name, not yet filled."""
+        return threads.scratch(name, shape, dtype or self.dtype)
 
     def corners(self):
         """Yield (columns, right, A g) of the corners; right: 1 is the next pixel."""
-        row, weight = self.new('row'), self.new('weight')
-        for columns, w in ((self.upper, self.wy1), (self.lower, self.wy)):
+        row, weights = self.new('row', self.n), self.new('weights', 2, self.n)
+        for columns, w in zip(self.columns, self.w[1]):
             np.multiply(self.A, w, out=row)
-            yield columns, 0, np.multiply(row, self.wx1, out=weight)
-            yield columns, 1, np.multiply(row, self.wx, out=weight)
+            np.multiply(row, self.w[0], out=weights)
+            yield columns, 0, weights[0]
+            yield columns, 1, weights[1]
+
+
+def _take(a, rows, out):
+    # all are in range; with mode='raise' NumPy would go through a buffer
+    np.take(a, rows, 0, out=out.reshape(len(rows), -1), mode='clip')
+
+
+def _by_query_and_head(a):
+    """Return (N, Nq, M, …) as N arrays of rows, one a query and head."""
+    N, Nq, M = a.shape[:3]
+    return a.reshape(N, Nq * M, -1)
 
 
 def _fits(*arrays):
@@ -205,7 +238,8 @@ def fast_ms_deform_attn(value, shapes, loc, A):
     N, _, M, Cv = value.shape
     Nq, L, K = loc.shape[1], loc.shape[3], loc.shape[4]
     y = np.empty((N, Nq, M, Cv), value.dtype)
-    maps = _Maps(shapes)
+    flat_y, flat_loc, flat_A = map(_by_query_and_head, (y, loc, A))
+    maps, order = _Maps(shapes), _order(tuple(map(tuple, shapes)), Nq)
     queries = min(Nq, max(1, POINTS // (L * K)))
     levels = _Levels.of(maps, queries, K, value.dtype)
     ends = np.arange(0, queries * L * K + 1, L * K, dtype=np.int32)
@@ -214,12 +248,13 @@ def fast_ms_deform_attn(value, shapes, loc, A):
         n, m = where
         v = maps.bordered('value', value[n, :, m])
         for part in threads.tiles(Nq, queries):
-            tile = _Tile.of(loc[n, part, m], A[n, part, m], levels)
-            out = threads.scratch('out', (part.stop - part.start, Cv), value.dtype)
+            rows = order[part] * M + m
+            tile = _Tile.of(flat_loc[n], flat_A[n], rows, levels)
+            out = threads.scratch('out', (len(rows), Cv), value.dtype)
             out[...] = 0
             for columns, right, weight in tile.corners():
                 add_product(ends, columns, weight, v[right:], out)
-            y[n, part, m] = out
+            flat_y[n, rows] = out
 
     threads.run(head, [(n, m) for n in range(N) for m in range(M)])
     return y, CoreCache(value, tuple(map(tuple, shapes)), loc, A)
@@ -237,7 +272,10 @@ def fast_ms_deform_attn_backward(dy, cache):
     N, _, M, Cv = value.shape
     Nq, L, K = loc.shape[1], loc.shape[3], loc.shape[4]
     dvalue, dloc, dA = (np.empty(a.shape, a.dtype) for a in (value, loc, A))
-    maps = _Maps(shapes)
+    flat_dy, flat_loc, flat_A, flat_dloc, flat_dA = map(
+        _by_query_and_head, (dy, loc, A, dloc, dA)
+    )
+    maps, order = _Maps(shapes), _order(tuple(map(tuple, shapes)), Nq)
     queries = min(Nq, max(1, POINTS // (L * K)))
     levels = _Levels.of(maps, queries, K, value.dtype)
     ends = np.arange(0, queries * L * K + 1, L * K, dtype=np.int32)
@@ -247,13 +285,14 @@ def fast_ms_deform_attn_backward(dy, cache):
         v = maps.bordered('value', value[n, :, m])
         dv = maps.zeros('dvalue', Cv, value.dtype)
         for part in threads.tiles(Nq, queries):
-            tile = _Tile.of(loc[n, part, m], A[n, part, m], levels)
-            d = threads.scratch('out', (part.stop - part.start, Cv), value.dtype)
-            d[...] = dy[n, part, m]
+            rows = order[part] * M + m
+            tile = _Tile.of(flat_loc[n], flat_A[n], rows, levels)
+            d = threads.scratch('out', (len(rows), Cv), value.dtype)
+            _take(flat_dy[n], rows, d)
             for columns, right, weight in tile.corners():
                 add_transposed_product(ends, columns, weight, d, dv[right:])
             u = _inner_products(tile, d, v)
-            _point_gradients(tile, u, dloc[n, part, m], dA[n, part, m])
+            flat_dloc[n, rows], flat_dA[n, rows] = _point_gradients(tile, u, len(rows))
         for tokens, level in maps.inside(dv):
             dvalue[n, tokens, m] = level.reshape(-1, Cv)
 
@@ -262,47 +301,43 @@ def fast_ms_deform_attn_backward(dy, cache):
 
 
 def _inner_products(tile, d, v):
-    """u = ⟨dy_q, value⟩ at the four corners of each point: (4, points)."""
+    """u = ⟨dy_q, value⟩ at each point's corners: (2, 2, points), by row and column."""
     queries, Cv = d.shape
     reads = tile.n // queries
-    index = tile.new('index', np.intp, 4 * tile.n).reshape(queries, 4, reads)
-    for i, columns in enumerate((tile.upper, tile.lower)):
+    index = tile.new('index', queries, 4, reads, dtype=np.intp)
+    for i, columns in enumerate(tile.columns):
         index[:, 2 * i] = columns.reshape(queries, reads)
         np.add(index[:, 2 * i], 1, out=index[:, 2 * i + 1])
-    u = tile.new('u', size=4 * tile.n).reshape(queries, 4 * reads, 1)
+    u = tile.new('u', queries, 4 * reads, 1)
     for part in threads.tiles(queries, READ // (4 * reads * Cv)):
         n = part.stop - part.start
         read = threads.scratch('read', (n, 4 * reads, Cv), d.dtype)
-        # all are in range; with mode='raise' NumPy would go through a buffer
-        np.take(v, index[part].reshape(n, -1), 0, out=read, mode='clip')
+        _take(v, index[part].ravel(), read)
         np.matmul(read, d[part, :, None], out=u[part])
-    corners = tile.new('corners', size=4 * tile.n).reshape(4, queries, reads)
+    corners = tile.new('corners', 4, queries, reads)
     corners[...] = u.reshape(queries, 4, reads).transpose(1, 0, 2)
-    return corners.reshape(4, -1)
+    return corners.reshape(2, 2, -1)
 
 
-def _point_gradients(tile, u, dloc, dA):
-    """The bilinear rule, and its slopes, on the inner products u."""
-    upper, right, lower, diagonal = u
-    a, b, c = (tile.new(name) for name in ('a', 'b', 'c'))
-    points = tile.new('points', size=2 * tile.n)
+def _point_gradients(tile, u, queries):
+    """The slopes of the bilinear rule, and the rule itself, on the inner products u.
+
+    Returns dloc (queries, 2 L K) and dA (queries, L K) of the tile.
+    """
+    n, (W, H) = tile.n, tile.levels.size
+    points = tile.new('points', n, 2)
     # what a point reads of the upper pair, and how much more of the lower
-    for pair, out in (((upper, right), a), ((lower, diagonal), b)):
-        np.multiply(pair[0], tile.wx1, out=out)
-        np.multiply(pair[1], tile.wx, out=c)
-        np.add(out, c, out=out)
-    np.subtract(b, a, out=c)
-    np.multiply(c, tile.A, out=b)
-    np.multiply(b, tile.levels.H, out=points[1::2])
-    np.multiply(c, tile.wy, out=c)
-    np.add(a, c, out=a)
-    dA[...] = a.reshape(dA.shape)
+    t = np.multiply(u, tile.w[0], out=tile.new('t', 2, 2, n))
+    upper, more = np.add(t[:, 0], t[:, 1], out=tile.new('pairs', 2, n))
+    np.subtract(more, upper, out=more)
+    slope = np.multiply(more, tile.A, out=t[0, 0])
+    np.multiply(slope, H, out=points[:, 1])
+    np.multiply(more, tile.w[1, 1], out=more)
+    dA = np.add(upper, more, out=upper)
     # from the left to the right pixel, in both pairs
-    np.subtract(right, upper, out=a)
-    np.subtract(diagonal, lower, out=b)
-    np.multiply(a, tile.wy1, out=a)
-    np.multiply(b, tile.wy, out=b)
-    np.add(a, b, out=a)
-    np.multiply(a, tile.A, out=a)
-    np.multiply(a, tile.levels.W, out=points[0::2])
-    dloc[...] = points.reshape(dloc.shape)
+    steps = np.subtract(u[:, 1], u[:, 0], out=t[0])
+    np.multiply(steps, tile.w[1], out=steps)
+    slope = np.add(steps[0], steps[1], out=t[1, 0])
+    np.multiply(slope, tile.A, out=slope)
+    np.multiply(slope, W, out=points[:, 0])
+    return points.reshape(queries, -1), dA.reshape(queries, -1)

@@ -5,6 +5,7 @@ import pytest
 
 from ddetr_np import backend, ops, threads
 from ddetr_np.fast import winograd
+from ddetr_np.fast.ms_deform_attn import _order
 from ddetr_np.fast.rows import row_tiles
 from ddetr_np.testing.operations import operation, run_backward, run_forward
 from ddetr_np.testing.table import CASES, cases
@@ -205,16 +206,18 @@ def big_cases(rng):
         return y, ops.attention.attention_backward(y, cache)
 
     yield 'attention', attention
-    shapes = ((20, 30), (10, 15), (1, 4), (1, 1))
-    value = array(2, 755, 8, 32)
-    loc = (rng.random((2, 1500, 8, 4, 4, 2)) * 1.6 - 0.3).astype('float32')
-    A = rng.random((2, 1500, 8, 4, 4)).astype('float32')
+    # more than a tile, with queries of their own and with one for each pixel
+    shapes = ((20, 30), (10, 15), (1, 4), (1, 1)), ((60, 70), (30, 35), (8, 9), (1, 7))
+    for levels, N, Nq, M in ((shapes[0], 2, 4200, 8), (shapes[1], 2, 5329, 2)):
+        value = array(N, sum(H * W for H, W in levels), M, 32)
+        loc = (rng.random((N, Nq, M, 4, 4, 2)) * 1.6 - 0.3).astype('float32')
+        A = rng.random((N, Nq, M, 4, 4)).astype('float32')
 
-    def core():
-        y, cache = ops.ms_deform_attn.ms_deform_attn(value, shapes, loc, A)
-        return y, ops.ms_deform_attn.ms_deform_attn_backward(y, cache)
+        def core(arguments=(value, levels, loc, A)):
+            y, cache = ops.ms_deform_attn.ms_deform_attn(*arguments)
+            return y, ops.ms_deform_attn.ms_deform_attn_backward(y, cache)
 
-    yield 'ms_deform_attn', core
+        yield f'ms_deform_attn, {Nq} queries', core
 
 
 @pytest.fixture(params=[16, 1 << 30], ids=['Winograd', 'direct'])
@@ -272,6 +275,22 @@ def test_the_same_bits_with_any_number_of_threads(n, rng):
             many = list(flat(function()))
         for a, b in zip(one, many, strict=True):
             assert a.tobytes() == b.tobytes(), name
+
+
+def test_a_quarter_of_the_pixels_in_order_is_a_quarter_of_the_picture():
+    shapes = ((16, 24), (8, 12))
+    place = np.concatenate([(np.indices(s).reshape(2, -1).T + 0.5) / s for s in shapes])
+    order = _order(shapes, len(place))
+    quarters = (place[order] >= 0.5) @ (2, 1)
+    np.testing.assert_array_equal(quarters, np.repeat(np.arange(4), len(place) // 4))
+    np.testing.assert_array_equal(np.sort(order), np.arange(len(place)))
+
+
+@pytest.mark.parametrize('shapes', [((1, 7),), ((40, 3), (1, 1)), ((5, 9000),)])
+def test_every_pixel_is_in_the_order_once(shapes):
+    S = sum(H * W for H, W in shapes)
+    np.testing.assert_array_equal(np.sort(_order(shapes, S)), np.arange(S))
+    np.testing.assert_array_equal(_order(shapes, S + 1), np.arange(S + 1))
 
 
 def test_arrays_that_a_twin_does_not_take_go_to_the_plain_operation():
