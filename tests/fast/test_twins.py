@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ddetr_np import backend, ops, threads
-from ddetr_np.fast import winograd
+from ddetr_np.fast import sparse, winograd
 from ddetr_np.fast.ms_deform_attn import _order
 from ddetr_np.fast.rows import row_tiles
 from ddetr_np.testing.operations import operation, run_backward, run_forward
@@ -291,6 +291,15 @@ def test_every_pixel_is_in_the_order_once(shapes):
     S = sum(H * W for H, W in shapes)
     np.testing.assert_array_equal(np.sort(_order(shapes, S)), np.arange(S))
     np.testing.assert_array_equal(_order(shapes, S + 1), np.arange(S + 1))
+
+
+def test_sampling_without_the_private_routines_of_scipy(monkeypatch, rng):
+    function = dict(big_cases(rng))['ms_deform_attn, 5329 queries']
+    expected = list(flat(function()))
+    monkeypatch.setattr(sparse, 'csr_matvecs', None)
+    monkeypatch.setattr(sparse, 'csc_matvecs', None)
+    for a, b in zip(flat(function()), expected, strict=True):
+        assert np.abs(a - b).max() <= 2e-6 * np.abs(b).max()
 
 
 def test_arrays_that_a_twin_does_not_take_go_to_the_plain_operation():
