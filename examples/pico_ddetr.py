@@ -29,14 +29,12 @@ def under(w, prefix):
 
 def conv(x, W, stride=1, dilation=1):  # (N, H, W, I), (O, I, k, k) → (N, H', W', O)
     """y_p = Σ_ij W_ij x[stride·p + dilation·(i, j) − border]; outside x is zero."""
-    border = dilation * (W.shape[2] // 2)
-    rows, columns = x.shape[1:3]
+    border, (rows, columns) = dilation * (W.shape[2] // 2), x.shape[1:3]
     x = np.pad(x, ((0, 0), (border, border), (border, border), (0, 0)))
-    y = 0
-    for i, j in np.ndindex(W.shape[2:]):
-        tap = x[:, dilation * i :, dilation * j :][:, :rows:stride, :columns:stride]
-        y = y + tap @ W[:, :, i, j].T
-    return y
+    return sum(
+        x[:, dilation * i :, dilation * j :][:, :rows:stride, :columns:stride]
+        @ W[:, :, i, j].T for i, j in np.ndindex(W.shape[2:])
+    )  # fmt: skip
 
 def batch_norm(x, w):  # (N, H, W, C) → (N, H, W, C)
     """(x − mean) / √(variance + ε) · weight + bias, with stored statistics."""
@@ -87,8 +85,7 @@ def standard(x, axes):
 
 def group_norm(x, w):  # (N, H, W, C) → (N, H, W, C)
     """Over the pixels and the channels of a group; 32 groups, or the next divisor."""
-    C = x.shape[-1]
-    groups = next(g for g in range(min(32, C), 0, -1) if C % g == 0)
+    groups = next(g for g in range(min(32, x.shape[-1]), 0, -1) if x.shape[-1] % g == 0)
     y = standard(x.reshape(*x.shape[:3], groups, -1), (1, 2, 4))
     return y.reshape(x.shape) * w['weight'] + w['bias']
 
@@ -115,9 +112,8 @@ def waves(x, n):  # (...) → (..., n)
 
 def positions(mask, C, dtype):  # (N, H, W) → (N, H, W, C)
     """Waves of y, then of x: fractions of the map without its padding."""
-    valid = (~mask).astype(dtype)
-    y = (valid.cumsum(1) - 0.5) / (valid.sum(1, keepdims=True) + 1e-6)
-    x = (valid.cumsum(2) - 0.5) / (valid.sum(2, keepdims=True) + 1e-6)
+    v = (~mask).astype(dtype)
+    y, x = ((v.cumsum(i) - 0.5) / (v.sum(i, keepdims=True) + 1e-6) for i in (1, 2))
     return np.concatenate([waves(y, C // 2), waves(x, C // 2)], -1)
 
 def centres(H, W, valid):  # valid (N, 2) → (N, H·W, 2)
@@ -183,7 +179,6 @@ def ms_deform_attn(z, p_hat, x, sizes, padding, w, M):
             y[n, :, m] += (A[n, :, m, l, :, None] * read).sum(1)
     return linear(y.reshape(N, Nq, C), w, 'output_proj')
 
-# ---- Encoder and decoder -------------------------------------------------------------
 def layer_norm(x, w, name):  # (..., C) → (..., C)
     """Over the channels."""
     return standard(x, -1) * w[f'{name}.weight'] + w[f'{name}.bias']
@@ -219,16 +214,25 @@ def predict(h, guess, w, d):  # (N, n, C), (N, n, 2 or 4) → (N, n, classes), (
     delta[..., : guess.shape[-1]] += guess
     return linear(h, w, f'class_embed.{d}'), sigmoid(delta)
 
-def propose(x, place, sizes, padding, w, d, Nq, s):  # (N, S, C), (N, S, 2) → (N, Nq, 4)
-    """First stage: b̂_i around every token, base size 2^(l−1) s; best by logit 0."""
+def propose(x, place, sizes, padding, w, d, Nq, s, iou):  # (N, S, C) → (N, Nq, 4)
+    """First stage: b̂_i around tokens, base size 2^(l−1) s; the best and distinct."""
     wh = np.repeat([s * 2**l for l in range(len(sizes))], [H * W for H, W in sizes])
     base = np.concatenate([place, np.broadcast_to(wh[:, None], place.shape)], -1)
     none = (padding | ~((base > 0.01) & (base < 0.99)).all(-1))[..., None]
     h = linear(np.where(none, 0, x), w, 'transformer.enc_output')
     h = layer_norm(h, w, 'transformer.enc_output_norm')
     logits, boxes = predict(h, np.where(none, np.inf, inverse_sigmoid(base)), w, d)
-    top = np.argsort(-logits[..., 0], 1, kind='stable')[:, :Nq]
-    return np.take_along_axis(boxes, top[..., None], 1)
+    order = np.argsort(-logits[..., :1], 1, kind='stable')
+    boxes = np.take_along_axis(boxes, order, 1)
+    xy, wh = np.split(boxes, 2, -1)
+    low, high, area, late = xy - wh / 2, xy + wh / 2, wh.prod(-1), wh[..., 0] < 0
+    for n, i in np.ndindex(area.shape if iou < 1 else (0, 0)):
+        side = np.minimum(high[n], high[n, i]) - np.maximum(low[n], low[n, i])
+        common = np.maximum(side, 0).prod(-1)
+        covers = (common > iou * (area[n] + area[n, i] - common)) & ~late[n, i]
+        late[n, i + 1 :] |= covers[i + 1 :]
+    order = np.argsort(late, 1, kind='stable')[:, :Nq, None]
+    return np.take_along_axis(boxes, order, 1)
 
 # ---- All of it -----------------------------------------------------------------------
 def layers(w, name):  # → [{name in the layer: array}]
@@ -236,13 +240,12 @@ def layers(w, name):  # → [{name in the layer: array}]
     depth = sum(n.startswith(f'{name}.') and n.endswith('.norm1.weight') for n in w)
     return [under(w, f'{name}.{d}.') for d in range(depth)]
 
-def detector(images, mask, w, M=8, dc5=False, Nq=300, s=0.05):
+def detector(images, mask, w, M=8, dc5=False, Nq=300, s=0.05, iou=1):
     # (N, H, W, 3), (N, H, W) True on padding → (D, N, Nq, classes), (D, N, Nq, 4)
     """Logits and boxes of each decoder layer. What has a default, no shape tells."""
     t, dtype = under(w, 'transformer.'), images.dtype
     maps = multi_scale(resnet(images, under(w, 'backbone.0.body.'), dc5), w)
-    C, sizes = maps[0].shape[-1], [m.shape[1:3] for m in maps]
-    i, j = mask.shape[1:]
+    C, sizes, (i, j) = maps[0].shape[-1], [m.shape[1:3] for m in maps], mask.shape[1:]
     masks = [mask[:, nearest(H, i)[:, None], nearest(W, j)] for H, W in sizes]
     valid = [np.stack([(~m[:, 0]).sum(1), (~m[:, :, 0]).sum(1)], 1) for m in masks]
     place = np.concatenate([centres(*size, v) for size, v in zip(sizes, valid)], 1)
@@ -252,21 +255,19 @@ def detector(images, mask, w, M=8, dc5=False, Nq=300, s=0.05):
     p_hat = place[:, :, None] * ratios[:, None]  # the same place on every level
     for layer in layers(t, 'encoder.layers'):
         x = encoder_layer(x, pos, p_hat, sizes, padding, layer, M)
-    decoder = layers(t, 'decoder.layers')
+    decoder, out = layers(t, 'decoder.layers'), []
     if 'enc_output.weight' in t:  # two-stage: queries are made of proposals
-        p_hat = propose(x, place, sizes, padding, w, len(decoder), Nq, s)
+        p_hat = propose(x, place, sizes, padding, w, len(decoder), Nq, s, iou)
         z = linear(waves(p_hat, C // 2).reshape(*p_hat.shape[:2], -1), t, 'pos_trans')
         pos, z = np.split(layer_norm(z, t, 'pos_trans_norm'), 2, -1)
     else:  # they are learned
         pos, z = np.split(np.stack([w['query_embed.weight']] * len(images)), 2, -1)
         p_hat = sigmoid(linear(pos, t, 'reference_points'))
-    out = []
     for d, layer in enumerate(decoder):
         level_p = p_hat[:, :, None] * np.tile(ratios, p_hat.shape[-1] // 2)[:, None]
         z = decoder_layer(z, pos, level_p, x, sizes, padding, layer, M)
         out.append(predict(z, inverse_sigmoid(p_hat), w, d))
-        if 'decoder.bbox_embed.0.layers.0.weight' in t:  # refinement
-            p_hat = out[-1][1]
+        p_hat = out[-1][1] if 'decoder.bbox_embed.0.layers.0.weight' in t else p_hat
     return [np.stack(each) for each in zip(*out)]
 
 def best(logits, boxes, H, W, top=100):  # (Nq, classes), (Nq, 4) → (n,), (n,), (n, 4)
@@ -286,12 +287,11 @@ def main():
     args = parser.parse_args()
     model = ddetr_np.load_model(args.weights)
     w, c = model.state_dict(), model.config
-    picture = ddetr_np.read_picture(args.picture)
-    images = normalise(ddetr_np.resize(picture, c.short, c.long))[None]
-    mask = np.zeros(images.shape[:3], bool)
-    logits, boxes = detector(images, mask, w, c.M, c.dilation, c.Nq, c.base_scale)
-    H, W = picture.shape[:2]
-    for score, label, box in zip(*best(logits[-1, 0], boxes[-1, 0], H, W)):
+    p = ddetr_np.read_picture(args.picture)
+    images = normalise(ddetr_np.resize(p, c.short, c.long))[None]
+    fields = np.zeros(images.shape[:3], bool), w, c.M, c.dilation, c.Nq, c.base_scale
+    logits, boxes = detector(images, *fields, c.proposal_iou)
+    for score, label, box in zip(*best(logits[-1, 0], boxes[-1, 0], *p.shape[:2])):
         if score > 0.5:
             print(f'{score:.3f}', c.names[label] if c.names else label, *box.round(1))
 

@@ -71,8 +71,9 @@ def test_other_sizes(levels, pico):
 def meet(pico, model, images, mask):
     c = model.config
     found = pico.detector(
-        images, mask, model.state_dict(), c.M, c.dilation, c.Nq, c.base_scale
-    )
+        images, mask, model.state_dict(), c.M, c.dilation, c.Nq, c.base_scale,
+        c.proposal_iou,
+    )  # fmt: skip
     out, _ = model.forward(images, mask, keep='none')
     assert distance(found[0], out.logits) < 1e-9
     assert distance(found[1], out.boxes) < 1e-9
