@@ -6,7 +6,9 @@
 
 Peers: the C++ operator of the package `torch-ms-deform-attn`, and PyTorch's formulation
 by `grid_sample`. Each is left out where it is not installed. Printed are medians of
-times, and medians of the ratios of neighbouring runs: a busy machine slows both.
+times, and medians of the ratios of neighbouring runs: a busy machine slows both. Either
+is first as often as second, and each begins after a pause: PyTorch's threads go on
+looking for work, on a core of ours, for milliseconds after their last.
 """
 
 import argparse
@@ -17,6 +19,8 @@ import numpy as np
 from machine import describe
 
 from ddetr_np import backend, ops, threads
+
+PAUSE = 0.05  # seconds, before each run
 
 
 def shapes_of(height, width):
@@ -118,6 +122,7 @@ def agree(ours, other):
 
 
 def timed(function):
+    time.sleep(PAUSE)
     begin = time.perf_counter()
     function()
     return time.perf_counter() - begin
@@ -148,14 +153,14 @@ def main():
     times = {name: ([], []) for name in ('ours', *others)}
     ratios = {name: ([], []) for name in others}
     differences = {name: agree(ours, other) for name, other in others.items()}
-    for _ in range(options.runs):
+    for run in range(options.runs):
         for name, other in others.items():
             for i, step in enumerate(('forward', 'backward')):
-                theirs = timed(getattr(other, step))
-                mine = timed(getattr(ours, step))
-                times[name][i].append(theirs)
-                times['ours'][i].append(mine)
-                ratios[name][i].append(mine / theirs)
+                pair = (other, ours) if run % 2 else (ours, other)
+                took = {who: timed(getattr(who, step)) for who in pair}
+                times[name][i].append(took[other])
+                times['ours'][i].append(took[ours])
+                ratios[name][i].append(took[ours] / took[other])
         if not others:
             for i, step in enumerate(('forward', 'backward')):
                 times['ours'][i].append(timed(getattr(ours, step)))

@@ -2,7 +2,8 @@
 
 Between the values, which every query may read, and the layer's end nothing passes from
 one token to another. So a tile of tokens goes through everything at once: its arrays
-stay in the processor's cache, and two threads each run their own products.
+stay in the processor's cache, and two threads each run their own products. A tile is a
+patch of the picture on all levels, whose tokens read nearly the same values.
 """
 
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from .. import threads
 from ..backend import twin
 from ..module import EVAL
 from ..ops.norm import EPS
-from .ms_deform_attn import _Levels, _Maps, _Tile
+from .ms_deform_attn import _Levels, _Maps, _order, _Tile
 from .sparse import add_product
 
 TOKENS = 1 << 11  # in a tile: 32 K sampling points of a head, 2 M hidden channels
@@ -99,6 +100,7 @@ def fast_infer(layer, x, pos, p_hat, shapes, padding, run=EVAL):
     values[...] = 0
     y = np.empty_like(x)
     queries = min(S, TOKENS)
+    order = _order(tuple(map(tuple, shapes)), S)
     levels = _Levels.of(maps, queries, K, x.dtype)
     ends = np.arange(0, queries * L * K + 1, L * K, dtype=np.int32)
     zero = np.zeros(len(W.linear1[1]), x.dtype)  # NumPy is slow with a number
@@ -116,37 +118,41 @@ def fast_infer(layer, x, pos, p_hat, shapes, padding, run=EVAL):
 
     def through(where):
         n, part = where
-        t = part.stop - part.start
-        z = threads.scratch('z', (t, C), x.dtype)
-        np.add(x[n, part], pos[n, part], out=z)
+        tokens = order[part]
+        t = len(tokens)
+        x_tile, z = (threads.scratch(name, (t, C), x.dtype) for name in ('x', 'z'))
+        np.take(x[n], tokens, 0, out=x_tile, mode='clip')
+        np.take(pos[n], tokens, 0, out=z, mode='clip')
+        np.add(x_tile, z, out=z)
         points = threads.scratch('all points', (t, M, 3, L * K), x.dtype)
         _linear(z, W.points, points.reshape(t, -1))
         # φ_l(p̂) in pixels, for each key
         centre = threads.scratch('centre', (2, t, L, K), x.dtype)
-        pixels = p_hat[n, part] * sizes - 0.5
+        pixels = p_hat[n, tokens] * sizes - 0.5
         centre[...] = pixels.transpose(2, 0, 1)[..., None]
         centre = centre.reshape(2, t, L * K)
         for m in range(M):
-            tile = _Tile(t * L * K, x.dtype, levels)
+            tile = _Tile(t, L * K, x.dtype, levels)
             for axis, at in enumerate(tile.xy.reshape(2, t, -1)):
                 np.add(points[:, m, axis], centre[axis], out=at)
             _softmax(points[:, m, 2], tile.A.reshape(t, -1))
             tile.find_corners()
             head = threads.scratch('head', (t, Cv), x.dtype)
             head[...] = 0
-            for columns, right, weight in tile.corners():
-                add_product(ends, columns, weight, values[n, m, right:], head)
+            for some, columns, right, weight in tile.corners():
+                add_product(ends, columns, weight, values[n, m, right:], head[some])
             z[:, m * Cv : (m + 1) * Cv] = head
         h = threads.scratch('h', (t, C), x.dtype)
         _linear(z, W.output, h)
-        np.add(h, x[n, part], out=h)
+        np.add(h, x_tile, out=h)
         _layer_norm(h, layer.norm1, h)
         hidden = threads.scratch('hidden', (t, len(W.linear1[1])), x.dtype)
         _linear(h, W.linear1, hidden)
         np.maximum(hidden, zero, out=hidden)
         _linear(hidden, W.linear2, z)
         np.add(z, h, out=z)
-        _layer_norm(z, layer.norm2, y[n, part])
+        _layer_norm(z, layer.norm2, h)
+        y[n, tokens] = h
 
     threads.run(project, [(n, *rows) for n in range(N) for rows in maps.rows(TOKENS)])
     tiles = threads.tiles(S, queries)

@@ -5,9 +5,9 @@ the query's 4 L K corner reads, each in the column of the pixel it reads. Then
 
     y = matrix · value,    dvalue = matrixᵀ · dy.
 
-SciPy has both products; what is left is to make the rows, in tiles that stay in the
-processor's cache. A head's values are copied for that, and each map gets a border of
-two zero pixels: points outside read zeros like any other; no corner needs a mask.
+SciPy has both products; what is left is to make the rows, tile by tile. A head's values
+are copied for that, and each map gets a border of two zero pixels: points outside read
+zeros like any other; no corner needs a mask.
 
 In an encoder, where the queries are the maps' own pixels, those near each other in the
 picture go into a tile together, whatever their levels: they read the same values.
@@ -29,7 +29,9 @@ from ..ops.ms_deform_attn import (
 from .sparse import add_product, add_transposed_product
 
 POINTS = 1 << 16  # sampling points in a tile: fewer, longer steps for threads to part
-READ = 1 << 18  # elements of value gathered at a time in the backward pass
+POINTS_BACK = 1 << 17  # in the backward pass, which has more steps between its products
+PRODUCT = 1 << 14  # points of a product: fewer, whose values stay in the cache
+READ = 1 << 19  # elements of value gathered at a time in the backward pass
 BORDER = 2  # a point held at −2 or W has both of its pixels in the border
 
 
@@ -48,11 +50,6 @@ class _Maps:
         self.starts = self.ends - pixels
         self.total = int(pixels.sum())
 
-    def zeros(self, name, Cv, dtype):
-        a = threads.scratch(name, (self.total, Cv), dtype)
-        a[...] = 0
-        return a
-
     def inside(self, a):
         """Yield (tokens, map): each level's slice of S, its (H, W, Cv) in a."""
         token = 0
@@ -70,7 +67,7 @@ class _Maps:
         slice
             Of S.
         callable
-            From an array like `zeros`' to the rows' (rows, W, Cv) in it.
+            From an array (total, Cv) to the rows' (rows, W, Cv) in it.
         """
         token = 0
         for level, (H, W) in enumerate(self.sizes):
@@ -84,12 +81,14 @@ class _Maps:
                 yield slice(start, token + part.stop * W), interior
             token += H * W
 
-    def bordered(self, name, value):
-        """Return the values (S, Cv) of one head, copied and bordered."""
-        a = self.zeros(name, value.shape[-1], value.dtype)
-        for tokens, level in self.inside(a):
-            level[...] = value[tokens].reshape(level.shape)
-        return a
+    def border(self, value, a):
+        """Copy the values (S, Cv) of one head into a, (total, Cv), zeros around."""
+        a[...] = 0
+        if value.strides[-1] != value.itemsize:
+            value = np.ascontiguousarray(value)
+        pixels = _whole(value)
+        for tokens, level in self.inside(_whole(a)):
+            level[...] = pixels[tokens].reshape(level.shape)
 
 
 class _Levels(NamedTuple):
@@ -148,6 +147,8 @@ class _Tile:
 
     Attributes
     ----------
+    reads : int
+        Points of a query, L K.
     xy : (2, points) array
         In pixels of the level.
     A : (points,) array
@@ -160,7 +161,7 @@ class _Tile:
     @classmethod
     def of(cls, loc, A, rows, levels):
         """Return the tile of some rows of loc (…, 2 L K), fractions, and A (…, L K)."""
-        tile = cls(len(rows) * A.shape[1], A.dtype, levels)
+        tile = cls(len(rows), A.shape[1], A.dtype, levels)
         _take(A, rows, tile.A)
         points = tile.new('points', tile.n, 2)
         _take(loc, rows, points)
@@ -169,9 +170,10 @@ class _Tile:
         tile.find_corners()
         return tile
 
-    def __init__(self, n, dtype, levels):
+    def __init__(self, queries, reads, dtype, levels):
         """Give arrays xy and A to fill in."""
-        self.n, self.dtype = n, dtype
+        n = queries * reads
+        self.n, self.reads, self.dtype = n, reads, dtype
         self.levels = _Levels(*(a[..., :n] for a in levels))
         self.xy, self.A = self.new('xy', 2, n), self.new('A', n)
 
@@ -201,13 +203,27 @@ class _Tile:
         return threads.scratch(name, shape, dtype or self.dtype)
 
     def corners(self):
-        """Yield (columns, right, A g) of the corners; right: 1 is the next pixel."""
-        row, weights = self.new('row', self.n), self.new('weights', 2, self.n)
-        for columns, w in zip(self.columns, self.w[1]):
-            np.multiply(self.A, w, out=row)
-            np.multiply(row, self.w[0], out=weights)
-            yield columns, 0, weights[0]
-            yield columns, 1, weights[1]
+        """Yield (queries, columns, right, A g) of some queries' corners at a time.
+
+        `queries` is a slice of the tile's; `right` is 1 for the pixel after `columns`.
+        All four corners of some queries come before the next, that read other values.
+        """
+        pairs, weights = self.new('pairs', 2, self.n), self.new('weights', 2, 2, self.n)
+        np.multiply(self.A, self.w[1], out=pairs)
+        np.multiply(pairs[:, None], self.w[0], out=weights)
+        for queries in threads.tiles(self.n // self.reads, PRODUCT // self.reads):
+            points = slice(queries.start * self.reads, queries.stop * self.reads)
+            for columns, pair in zip(self.columns, weights):
+                for right, weight in enumerate(pair):
+                    yield queries, columns[points], right, weight[points]
+
+
+def _whole(a):
+    """Return a view (…, 1) of rows (…, C), each row one item of C numbers.
+
+    NumPy moves a row as a whole quicker than number by number.
+    """
+    return a.view(np.dtype((np.void, a.shape[-1] * a.itemsize)))
 
 
 def _take(a, rows, out):
@@ -231,7 +247,7 @@ def _fits(*arrays):
 
 @twin(ms_deform_attn)
 def fast_ms_deform_attn(value, shapes, loc, A):
-    """See `ops.ms_deform_attn`; a task is one head of one picture."""
+    """See `ops.ms_deform_attn`; a task is a tile of queries, one head, one picture."""
     check_shapes(value, shapes, loc, A)
     if not _fits(value, loc, A):
         return ms_deform_attn.plain(value, shapes, loc, A)
@@ -244,19 +260,26 @@ def fast_ms_deform_attn(value, shapes, loc, A):
     levels = _Levels.of(maps, queries, K, value.dtype)
     ends = np.arange(0, queries * L * K + 1, L * K, dtype=np.int32)
 
-    def head(where):
-        n, m = where
-        v = maps.bordered('value', value[n, :, m])
-        for part in threads.tiles(Nq, queries):
-            rows = order[part] * M + m
-            tile = _Tile.of(flat_loc[n], flat_A[n], rows, levels)
-            out = threads.scratch('out', (len(rows), Cv), value.dtype)
-            out[...] = 0
-            for columns, right, weight in tile.corners():
-                add_product(ends, columns, weight, v[right:], out)
-            flat_y[n, rows] = out
+    values = threads.scratch('values', (N, M, maps.total, Cv), value.dtype)
 
-    threads.run(head, [(n, m) for n in range(N) for m in range(M)])
+    def border(where):
+        n, m = where
+        maps.border(value[n, :, m], values[n, m])
+
+    def attend(where):
+        n, m, part = where
+        rows = order[part] * M + m
+        tile = _Tile.of(flat_loc[n], flat_A[n], rows, levels)
+        out = threads.scratch('out', (len(rows), Cv), value.dtype)
+        out[...] = 0
+        for some, columns, right, weight in tile.corners():
+            add_product(ends, columns, weight, values[n, m, right:], out[some])
+        _whole(flat_y[n])[rows] = _whole(out)
+
+    heads = [(n, m) for n in range(N) for m in range(M)]
+    threads.run(border, heads)
+    tiles = threads.tiles(Nq, queries)
+    threads.run(attend, [(*head, part) for head in heads for part in tiles])
     return y, CoreCache(value, tuple(map(tuple, shapes)), loc, A)
 
 
@@ -276,25 +299,31 @@ def fast_ms_deform_attn_backward(dy, cache):
         _by_query_and_head, (dy, loc, A, dloc, dA)
     )
     maps, order = _Maps(shapes), _order(tuple(map(tuple, shapes)), Nq)
-    queries = min(Nq, max(1, POINTS // (L * K)))
+    queries = min(Nq, max(1, POINTS_BACK // (L * K)))
     levels = _Levels.of(maps, queries, K, value.dtype)
     ends = np.arange(0, queries * L * K + 1, L * K, dtype=np.int32)
 
     def head(where):
         n, m = where
-        v = maps.bordered('value', value[n, :, m])
-        dv = maps.zeros('dvalue', Cv, value.dtype)
+        v, dv = (
+            threads.scratch(name, (maps.total, Cv), value.dtype)
+            for name in ('value', 'dvalue')
+        )
+        maps.border(value[n, :, m], v)
+        dv[...] = 0
         for part in threads.tiles(Nq, queries):
             rows = order[part] * M + m
             tile = _Tile.of(flat_loc[n], flat_A[n], rows, levels)
             d = threads.scratch('out', (len(rows), Cv), value.dtype)
             _take(flat_dy[n], rows, d)
-            for columns, right, weight in tile.corners():
-                add_transposed_product(ends, columns, weight, d, dv[right:])
-            u = _inner_products(tile, d, v)
-            flat_dloc[n, rows], flat_dA[n, rows] = _point_gradients(tile, u, len(rows))
-        for tokens, level in maps.inside(dv):
-            dvalue[n, tokens, m] = level.reshape(-1, Cv)
+            for some, columns, right, weight in tile.corners():
+                add_transposed_product(ends, columns, weight, d[some], dv[right:])
+            gradients = _point_gradients(tile, _inner_products(tile, d, v))
+            for flat, gradient in zip((flat_dloc, flat_dA), gradients):
+                _whole(flat[n])[rows] = _whole(gradient.reshape(len(rows), -1))
+        pixels = _whole(dvalue[n, :, m])
+        for tokens, level in maps.inside(_whole(dv)):
+            pixels[tokens] = level.reshape(-1, 1)
 
     threads.run(head, [(n, m) for n in range(N) for m in range(M)])
     return dvalue, dloc, dA
@@ -303,7 +332,7 @@ def fast_ms_deform_attn_backward(dy, cache):
 def _inner_products(tile, d, v):
     """u = ⟨dy_q, value⟩ at each point's corners: (2, 2, points), by row and column."""
     queries, Cv = d.shape
-    reads = tile.n // queries
+    reads = tile.reads
     index = tile.new('index', queries, 4, reads, dtype=np.intp)
     for i, columns in enumerate(tile.columns):
         index[:, 2 * i] = columns.reshape(queries, reads)
@@ -315,14 +344,14 @@ def _inner_products(tile, d, v):
         _take(v, index[part].ravel(), read)
         np.matmul(read, d[part, :, None], out=u[part])
     corners = tile.new('corners', 4, queries, reads)
-    corners[...] = u.reshape(queries, 4, reads).transpose(1, 0, 2)
+    _whole(corners)[...] = _whole(u.reshape(queries, 4, reads)).transpose(1, 0, 2)
     return corners.reshape(2, 2, -1)
 
 
-def _point_gradients(tile, u, queries):
+def _point_gradients(tile, u):
     """The slopes of the bilinear rule, and the rule itself, on the inner products u.
 
-    Returns dloc (queries, 2 L K) and dA (queries, L K) of the tile.
+    Returns dloc (points, 2) and dA (points,) of the tile.
     """
     n, (W, H) = tile.n, tile.levels.size
     points = tile.new('points', n, 2)
@@ -340,4 +369,4 @@ def _point_gradients(tile, u, queries):
     slope = np.add(steps[0], steps[1], out=t[1, 0])
     np.multiply(slope, tile.A, out=slope)
     np.multiply(slope, W, out=points[:, 0])
-    return points.reshape(queries, -1), dA.reshape(queries, -1)
+    return points, dA

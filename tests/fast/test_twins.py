@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from ddetr_np import backend, ops, threads
+from ddetr_np.fast import ms_deform_attn as sampling
 from ddetr_np.fast import sparse, winograd
 from ddetr_np.fast.ms_deform_attn import _order
 from ddetr_np.fast.rows import row_tiles
@@ -291,6 +292,26 @@ def test_every_pixel_is_in_the_order_once(shapes):
     S = sum(H * W for H, W in shapes)
     np.testing.assert_array_equal(np.sort(_order(shapes, S)), np.arange(S))
     np.testing.assert_array_equal(_order(shapes, S + 1), np.arange(S + 1))
+
+
+@pytest.mark.parametrize('Nq', [29, 77])
+@pytest.mark.parametrize(('points', 'product', 'read'), [(1, 1, 1), (84, 24, 350)])
+def test_sampling_in_tiles_of_any_size(points, product, read, Nq, monkeypatch, rng):
+    monkeypatch.setattr(sampling, 'POINTS', points)
+    monkeypatch.setattr(sampling, 'POINTS_BACK', 2 * points)
+    monkeypatch.setattr(sampling, 'PRODUCT', product)
+    monkeypatch.setattr(sampling, 'READ', read)
+    N, M, L, K, shapes = 2, 3, 2, 3, ((7, 9), (2, 7))  # 77 pixels
+    value = rng.standard_normal((N, 77, M, 5))
+    loc = rng.random((N, Nq, M, L, K, 2)) * 1.6 - 0.3
+    A, dy = rng.random((N, Nq, M, L, K)), rng.standard_normal((N, Nq, M, 5))
+
+    def core():
+        y, cache = ops.ms_deform_attn.ms_deform_attn(value, shapes, loc, A)
+        return y, ops.ms_deform_attn.ms_deform_attn_backward(dy, cache)
+
+    for a, b in zip(*run_both(core), strict=True):
+        near(a, b, 'float64')
 
 
 def test_sampling_without_the_private_routines_of_scipy(monkeypatch, rng):
