@@ -236,9 +236,11 @@ def _our_model(folder, threads):
 
 def our_inference(folder, H, W, threads):
     """This package; 'floor' measures what its matrix products alone would take."""
+    import ddetr_np
     from ddetr_np.analysis.bench import mean_rate, product_rates
     from ddetr_np.analysis.complexity import counting
 
+    ddetr_np.threads.keep_freed_memory()  # as `ddetr-np detect` does
     model = _our_model(folder, threads)
     images = pictures(H, W)
     counts = []

@@ -269,9 +269,10 @@ def keep_freed_memory():
     """Have the C library keep what arrays free for the arrays to come.
 
     It would give large arrays back to the system at once and fetch pages anew, zeroed,
-    at each step: a tenth of a training pass. This is for the whole process, so nothing
-    here calls it unasked; `ddetr-np train` does. The peak stays the same, but what was
-    freed is the process's until it ends.
+    at each step: a tenth of a training pass, a fifteenth of an inference. This is for
+    the whole process, so the package never calls it unasked; the commands `train`,
+    `detect`, `evaluate` and `bench` do. The peak stays the same, but what was freed is
+    the process's until it ends.
 
     Returns
     -------

@@ -68,6 +68,7 @@ def bench(
     console = Console()
     if not console.is_terminal:
         console = Console(width=WIDTH)
+    pool.keep_freed_memory()  # as detect, evaluate and train do
     with contextlib.ExitStack() as stack:
         if threads is not None:
             stack.enter_context(pool.limit(threads))

@@ -62,6 +62,7 @@ def detect(
     from rich.console import Console
     from rich.progress import Progress
 
+    from .. import threads
     from ..errors import InputError
     from ..evaluate.detection import check_numbers, detection_size
     from ..weights import load_model
@@ -77,6 +78,7 @@ def detect(
     model = load_model(weights, dtype=dtype, **fields)
     short, long = detection_size(model.config, short, long)
     model.to(device)
+    threads.keep_freed_memory()
 
     console = Console()
     # one console must draw both bar and tables, or they would garble each other

@@ -58,6 +58,7 @@ def evaluate(
     A model that knows its classes' names finds them in the data by name; one of COCO's
     91 classes takes the ids as they are.
     """
+    from .. import threads
     from ..data.reading import read_dataset
     from ..evaluate import evaluate as evaluate_model
     from ..evaluate.detection import check_numbers, detection_size
@@ -69,6 +70,7 @@ def evaluate(
     model = load_model(weights, dtype=dtype, **fields)
     short, long = detection_size(model.config, short, long)
     model.to(device)
+    threads.keep_freed_memory()
     dataset = read_dataset(
         path, split, pictures=pictures, skip_bad=skip_bad, **reading_for(model.config)
     )
