@@ -24,7 +24,8 @@ class _Weights(NamedTuple):
     """A layer's matrices, transposed views, with their biases."""
 
     value: Any
-    points: Any  # x offsets, y offsets and scores of all heads: (C, 3 M L K)
+    offsets: Any  # Δp of all heads, first x, then y of its keys
+    scores: Any  # not transposed: the product has a row for each head and key
     output: Any
     linear1: Any
     linear2: Any
@@ -33,17 +34,19 @@ class _Weights(NamedTuple):
     def of(cls, layer):
         a = layer.self_attn
         M, L, K = a.shape
-        points = []
-        for name in ('weight', 'bias'):
-            offset = getattr(a.sampling_offsets, name).data.reshape(M, L * K, 2, -1)
-            score = getattr(a.attention_weights, name).data.reshape(M, L * K, 1, -1)
-            stacked = np.concatenate([offset, score], 2).transpose(0, 2, 1, 3)
-            points.append(stacked.reshape(3 * M * L * K, -1))
-        linears = (a.value_proj, a.output_proj, layer.linear1, layer.linear2)
-        value, output, linear1, linear2 = (
+        linears = (
+            a.value_proj, a.sampling_offsets, a.output_proj,
+            layer.linear1, layer.linear2,
+        )  # fmt: skip
+        value, offsets, output, (W1, b1), (W2, b2) = (
             (m.weight.data.T, m.bias.data) for m in linears
         )
-        return cls(value, (points[0].T, points[1][:, 0]), output, linear1, linear2)
+        offsets = tuple(
+            b.reshape(-1, M, L * K, 2).swapaxes(2, 3).reshape(b.shape) for b in offsets
+        )
+        scores = a.attention_weights.weight.data, a.attention_weights.bias.data
+        # max(x W₁ + b₁, 0) = max(x W₁, −b₁) + b₁, whose part in the end is constant
+        return cls(value, offsets, scores, output, (W1, -b1), (W2, b2 + b1 @ W2))
 
 
 def _linear(x, weights, out):
@@ -103,7 +106,6 @@ def fast_infer(layer, x, pos, p_hat, shapes, padding, run=EVAL):
     order = _order(tuple(map(tuple, shapes)), S)
     levels = _Levels.of(maps, queries, K, x.dtype)
     ends = np.arange(0, queries * L * K + 1, L * K, dtype=np.int32)
-    zero = np.zeros(len(W.linear1[1]), x.dtype)  # NumPy is slow with a number
     sizes = np.array([(w, h) for h, w in shapes], x.dtype)
 
     def project(where):
@@ -124,8 +126,11 @@ def fast_infer(layer, x, pos, p_hat, shapes, padding, run=EVAL):
         np.take(x[n], tokens, 0, out=x_tile, mode='clip')
         np.take(pos[n], tokens, 0, out=z, mode='clip')
         np.add(x_tile, z, out=z)
-        points = threads.scratch('all points', (t, M, 3, L * K), x.dtype)
-        _linear(z, W.points, points.reshape(t, -1))
+        offsets = threads.scratch('offsets', (t, M, 2, L * K), x.dtype)
+        _linear(z, W.offsets, offsets.reshape(t, -1))
+        scores = threads.scratch('scores', (M, L * K, t), x.dtype)
+        np.matmul(W.scores[0], z.T, out=scores.reshape(-1, t))
+        scores += W.scores[1].reshape(M, L * K, 1)
         # φ_l(p̂) in pixels, for each key
         centre = threads.scratch('centre', (2, t, L, K), x.dtype)
         pixels = p_hat[n, tokens] * sizes - 0.5
@@ -134,8 +139,8 @@ def fast_infer(layer, x, pos, p_hat, shapes, padding, run=EVAL):
         for m in range(M):
             tile = _Tile(t, L * K, x.dtype, levels)
             for axis, at in enumerate(tile.xy.reshape(2, t, -1)):
-                np.add(points[:, m, axis], centre[axis], out=at)
-            _softmax(points[:, m, 2], tile.A.reshape(t, -1))
+                np.add(offsets[:, m, axis], centre[axis], out=at)
+            _softmax(scores[m], tile.A.reshape(t, -1).T)
             tile.find_corners()
             head = threads.scratch('head', (t, Cv), x.dtype)
             head[...] = 0
@@ -146,9 +151,10 @@ def fast_infer(layer, x, pos, p_hat, shapes, padding, run=EVAL):
         _linear(z, W.output, h)
         np.add(h, x_tile, out=h)
         _layer_norm(h, layer.norm1, h)
-        hidden = threads.scratch('hidden', (t, len(W.linear1[1])), x.dtype)
-        _linear(h, W.linear1, hidden)
-        np.maximum(hidden, zero, out=hidden)
+        W1, least = W.linear1
+        hidden = threads.scratch('hidden', (t, len(least)), x.dtype)
+        np.matmul(h, W1, out=hidden)
+        np.maximum(hidden, least, out=hidden)
         _linear(hidden, W.linear2, z)
         np.add(z, h, out=z)
         _layer_norm(z, layer.norm2, h)
@@ -161,11 +167,10 @@ def fast_infer(layer, x, pos, p_hat, shapes, padding, run=EVAL):
 
 
 def _softmax(s, out):
-    """Softmax of the rows of s, which are short, into out."""
+    """Softmax over the first axis of s, which is overwritten, into out."""
     largest = s
-    while (n := largest.shape[1]) > 1:  # halves against each other: a few long loops
-        largest = np.maximum(largest[:, : (n + 1) // 2], largest[:, n // 2 :])
-    np.subtract(s, largest, out=out)
-    np.exp(out, out=out)
-    total = np.matmul(out, np.ones((out.shape[1], 1), out.dtype))
-    np.multiply(out, np.divide(1, total, out=total), out=out)
+    while (n := len(largest)) > 1:  # halves against each other
+        largest = np.maximum(largest[: (n + 1) // 2], largest[n // 2 :])
+    np.subtract(s, largest, out=s)
+    np.exp(s, out=s)
+    np.multiply(s, 1 / s.sum(0), out=out)
