@@ -310,6 +310,33 @@ def tiles(n, size):
     return [slice(i, min(i + size, n)) for i in range(0, n, size)]
 
 
+def even_tiles(n, size, shares):
+    """Return slices of at most `size` that cover range(n), as long as each other.
+
+    Threads that take as many of them end together; with `tiles` one may have to wait
+    for another's last.
+
+    Parameters
+    ----------
+    n : int
+        Length of what is cut.
+    size : number
+        Rounded down, and at least 1.
+    shares : int
+        Where one slice is not enough there are as many, or a multiple of it.
+
+    Returns
+    -------
+    list of slice
+        In order, their lengths at most 1 apart. Empty if `n` is 0.
+    """
+    count = -(-n // max(1, int(size)))
+    if count > 1:
+        count = min(n, -(-count // shares) * shares)
+    ends = [i * n // count for i in range(count + 1)] if n else [0]
+    return [slice(a, b) for a, b in itertools.pairwise(ends)]
+
+
 def scratch(name, shape, dtype):
     """Return an array of this thread's own, its contents undefined.
 
