@@ -4,7 +4,7 @@ import click
 
 from .fields import device_option
 
-SIZE = 384  # pixels of the scene's sides: twice those that the detector has learnt from
+SIZE = 384  # pixels of the scene's sides: the detector is fed it as it is
 RADIUS = 24, 116  # of its figures, pixels
 THRESHOLD = 0.4
 

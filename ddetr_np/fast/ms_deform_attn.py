@@ -259,7 +259,7 @@ def fast_ms_deform_attn(value, shapes, loc, A):
     queries = min(Nq, max(1, POINTS // (L * K)))
     levels = _Levels.of(maps, queries, K, value.dtype)
     ends = np.arange(0, queries * L * K + 1, L * K, dtype=np.int32)
-
+    # of all heads, so that a head is not one thread's: cores differ in speed
     values = threads.scratch('values', (N, M, maps.total, Cv), value.dtype)
 
     def border(where):
