@@ -269,8 +269,8 @@ def keep_freed_memory():
     """Have the C library keep what arrays free for the arrays to come.
 
     It would give large arrays back to the system at once and fetch pages anew, zeroed,
-    at each step: a tenth of a training pass, a fifteenth of an inference. This is for
-    the whole process, so the package never calls it unasked; the commands `train`,
+    at each step: a tenth of a training pass, up to a fifteenth of an inference. This is
+    for the whole process, so the package never calls it unasked; the commands `train`,
     `detect`, `evaluate` and `bench` do. The peak stays the same, but what was freed is
     the process's until it ends.
 
@@ -308,33 +308,6 @@ def tiles(n, size):
     """
     size = max(1, int(size))
     return [slice(i, min(i + size, n)) for i in range(0, n, size)]
-
-
-def even_tiles(n, size, shares):
-    """Return slices of at most `size` that cover range(n), as long as each other.
-
-    Threads that take as many of them end together; with `tiles` one may have to wait
-    for another's last.
-
-    Parameters
-    ----------
-    n : int
-        Length of what is cut.
-    size : number
-        Rounded down, and at least 1.
-    shares : int
-        Where one slice is not enough there are as many, or a multiple of it.
-
-    Returns
-    -------
-    list of slice
-        In order, their lengths at most 1 apart. Empty if `n` is 0.
-    """
-    count = -(-n // max(1, int(size)))
-    if count > 1:
-        count = min(n, -(-count // shares) * shares)
-    ends = [i * n // count for i in range(count + 1)] if n else [0]
-    return [slice(a, b) for a, b in itertools.pairwise(ends)]
 
 
 def scratch(name, shape, dtype):

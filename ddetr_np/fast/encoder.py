@@ -19,7 +19,7 @@ from .rows import SHARES
 from .sparse import add_product
 
 TOKENS = 1 << 11  # in a tile: 32 K sampling points of a head, 2 M hidden channels
-LEAST = 1 << 8  # tokens that are worth a tile, so that small pictures are shared, too
+LEAST = 1 << 8  # tokens worth a tile: threads share small pictures, too
 
 
 class _Weights(NamedTuple):
@@ -104,8 +104,8 @@ def fast_infer(layer, x, pos, p_hat, shapes, padding, run=EVAL):
     values = threads.scratch('values', (N, M, maps.total, Cv), x.dtype)
     values[...] = 0
     y = np.empty_like(x)
-    tiles = threads.even_tiles(S, min(TOKENS, max(LEAST, -(-S // SHARES))), SHARES)
-    queries = max(part.stop - part.start for part in tiles)
+    shares = max(1, min(SHARES, S // LEAST))
+    queries = min(TOKENS, -(-S // shares))
     order = _order(tuple(map(tuple, shapes)), S)
     levels = _Levels.of(maps, queries, K, x.dtype)
     ends = np.arange(0, queries * L * K + 1, L * K, dtype=np.int32)
@@ -164,6 +164,7 @@ def fast_infer(layer, x, pos, p_hat, shapes, padding, run=EVAL):
         y[n, tokens] = h
 
     threads.run(project, [(n, *rows) for n in range(N) for rows in maps.rows(TOKENS)])
+    tiles = threads.tiles(S, queries)
     threads.run(through, [(n, part) for n in range(N) for part in tiles])
     return y
 

@@ -167,17 +167,6 @@ def test_tiles_cover_everything():
     assert threads.tiles(0, 4) == []
 
 
-@pytest.mark.parametrize('n', [0, 1, 5, 64, 300, 1000, 17821])
-@pytest.mark.parametrize('size', [0, 1, 7, 256, 2048])
-def test_even_tiles_are_as_long_as_each_other(n, size):
-    tiles = threads.even_tiles(n, size, 4)
-    assert [i for part in tiles for i in range(part.start, part.stop)] == list(range(n))
-    lengths = {part.stop - part.start for part in tiles}
-    assert max(lengths, default=0) <= max(size, 1)
-    assert max(lengths, default=0) - min(lengths, default=0) <= 1
-    assert len(tiles) % 4 == 0 or len(tiles) == min(n, 1) or len(tiles) == n
-
-
 @pytest.mark.skipif(not sys.platform.startswith('linux'), reason="the C library's own")
 def test_freed_memory_is_kept():
     program = """if True:
