@@ -14,11 +14,11 @@ from .. import threads
 from ..backend import twin
 from ..module import EVAL
 from ..ops.norm import EPS
-from .ms_deform_attn import _Levels, _Maps, _order, _Tile
+from .ms_deform_attn import _Levels, _Maps, _order, _Tile, _whole
 from .rows import SHARES
 from .sparse import add_product
 
-TOKENS = 1 << 11  # in a tile: 32 K sampling points of a head, 2 M hidden channels
+TOKENS = 1 << 10  # in a tile: 128 K sampling points of 8 heads, 1 M hidden channels
 LEAST = 1 << 8  # tokens worth a tile: threads share small pictures, too
 
 
@@ -26,29 +26,42 @@ class _Weights(NamedTuple):
     """A layer's matrices, transposed views, with their biases."""
 
     value: Any
-    offsets: Any  # Δp of all heads, first x, then y of its keys
-    scores: Any  # not transposed: the product has a row for each head and key
+    points: Any  # of `_points_matrix`
+    scores: Any  # (M L K, C + 1): the product has a row for each head and key
     output: Any
     linear1: Any
     linear2: Any
 
     @classmethod
-    def of(cls, layer):
+    def of(cls, layer, shapes):
         a = layer.self_attn
-        M, L, K = a.shape
-        linears = (
-            a.value_proj, a.sampling_offsets, a.output_proj,
-            layer.linear1, layer.linear2,
-        )  # fmt: skip
-        value, offsets, output, (W1, b1), (W2, b2) = (
+        linears = a.value_proj, a.output_proj, layer.linear1, layer.linear2
+        value, output, (W1, b1), (W2, b2) = (
             (m.weight.data.T, m.bias.data) for m in linears
         )
-        offsets = tuple(
-            b.reshape(-1, M, L * K, 2).swapaxes(2, 3).reshape(b.shape) for b in offsets
-        )
-        scores = a.attention_weights.weight.data, a.attention_weights.bias.data
+        scores = a.attention_weights
+        scores = np.column_stack([scores.weight.data, scores.bias.data])
         # max(x W₁ + b₁, 0) = max(x W₁, −b₁) + b₁, whose part in the end is constant
-        return cls(value, offsets, scores, output, (W1, -b1), (W2, b2 + b1 @ W2))
+        points = _points_matrix(a, shapes)
+        return cls(value, points, scores, output, (W1, -b1), (W2, b2 + b1 @ W2))
+
+
+def _points_matrix(attn, shapes):
+    """Return the matrix from (z, 1, p̂) to φ_l(p̂) + Δp, in pixels of each level.
+
+    Its columns are the points of all heads, first their x, then their y.
+    """
+    M, L, K = attn.shape
+    W = attn.sampling_offsets.weight.data
+    C = W.shape[1]
+    out = np.zeros((C + 1 + 2 * L, 2, M, L, K), W.dtype)
+    out[:C] = W.reshape(M, L, K, 2, C).transpose(4, 3, 0, 1, 2)
+    bias = attn.sampling_offsets.bias.data.reshape(M, L, K, 2)
+    out[C] = bias.transpose(3, 0, 1, 2) - 0.5
+    for level, (H, W) in enumerate(shapes):
+        for axis, size in enumerate((W, H)):
+            out[C + 1 + 2 * level + axis, axis, :, level] = size
+    return out.reshape(C + 1 + 2 * L, -1)
 
 
 def _linear(x, weights, out):
@@ -99,17 +112,16 @@ def fast_infer(layer, x, pos, p_hat, shapes, padding, run=EVAL):
     N, S, C = x.shape
     M, L, K = layer.self_attn.shape
     Cv = C // M
-    W = _Weights.of(layer)
+    W = _Weights.of(layer, shapes)
     maps = _Maps(shapes)
     values = threads.scratch('values', (N, M, maps.total, Cv), x.dtype)
-    values[...] = 0
+    maps.clear_borders(values)
     y = np.empty_like(x)
     shares = max(1, min(SHARES, S // LEAST))
     queries = min(TOKENS, -(-S // shares))
     order = _order(tuple(map(tuple, shapes)), S)
-    levels = _Levels.of(maps, queries, K, x.dtype)
+    levels = _Levels.of(maps, queries * M, K, x.dtype)
     ends = np.arange(0, queries * L * K + 1, L * K, dtype=np.int32)
-    sizes = np.array([(w, h) for h, w in shapes], x.dtype)
 
     def project(where):
         n, tokens, interiors = where
@@ -128,28 +140,25 @@ def fast_infer(layer, x, pos, p_hat, shapes, padding, run=EVAL):
         x_tile, z = (threads.scratch(name, (t, C), x.dtype) for name in ('x', 'z'))
         np.take(x[n], tokens, 0, out=x_tile, mode='clip')
         np.take(pos[n], tokens, 0, out=z, mode='clip')
-        np.add(x_tile, z, out=z)
-        offsets = threads.scratch('offsets', (t, M, 2, L * K), x.dtype)
-        _linear(z, W.offsets, offsets.reshape(t, -1))
+        query = threads.scratch('query', (t, C + 1 + 2 * L), x.dtype)
+        np.add(x_tile, z, out=query[:, :C])
+        query[:, C] = 1
+        query[:, C + 1 :] = p_hat[n, tokens].reshape(t, -1)
+        # all heads at once, one after another: fewer and longer steps
+        tile = _Tile(M * t, L * K, x.dtype, levels)
+        points = threads.scratch('points', (t, 2 * M, L * K), x.dtype)
+        np.matmul(query, W.points, out=points.reshape(t, -1))
+        _whole(tile.xy.reshape(2 * M, t, -1))[...] = _whole(points).swapaxes(0, 1)
         scores = threads.scratch('scores', (M, L * K, t), x.dtype)
-        np.matmul(W.scores[0], z.T, out=scores.reshape(-1, t))
-        scores += W.scores[1].reshape(M, L * K, 1)
-        # φ_l(p̂) in pixels, for each key
-        centre = threads.scratch('centre', (2, t, L, K), x.dtype)
-        pixels = p_hat[n, tokens] * sizes - 0.5
-        centre[...] = pixels.transpose(2, 0, 1)[..., None]
-        centre = centre.reshape(2, t, L * K)
-        for m in range(M):
-            tile = _Tile(t, L * K, x.dtype, levels)
-            for axis, at in enumerate(tile.xy.reshape(2, t, -1)):
-                np.add(offsets[:, m, axis], centre[axis], out=at)
-            _softmax(scores[m], tile.A.reshape(t, -1).T)
-            tile.find_corners()
-            head = threads.scratch('head', (t, Cv), x.dtype)
-            head[...] = 0
-            for some, columns, right, weight in tile.corners():
-                add_product(ends, columns, weight, values[n, m, right:], head[some])
-            z[:, m * Cv : (m + 1) * Cv] = head
+        np.matmul(W.scores, query[:, : C + 1].T, out=scores.reshape(-1, t))
+        _softmax(scores, tile.A.reshape(M, t, -1).swapaxes(1, 2))
+        tile.find_corners()
+        read = threads.scratch('read', (M * t, Cv), x.dtype)
+        read[...] = 0
+        for some, columns, right, weight in tile.corners(M):
+            v = values[n, some.start // t, right:]
+            add_product(ends, columns, weight, v, read[some])
+        _whole(z.reshape(t, M, Cv))[...] = _whole(read.reshape(M, t, Cv)).swapaxes(0, 1)
         h = threads.scratch('h', (t, C), x.dtype)
         _linear(z, W.output, h)
         np.add(h, x_tile, out=h)
@@ -170,10 +179,10 @@ def fast_infer(layer, x, pos, p_hat, shapes, padding, run=EVAL):
 
 
 def _softmax(s, out):
-    """Softmax over the first axis of s, which is overwritten, into out."""
+    """Softmax over the second axis of s, which is overwritten, into out."""
     largest = s
-    while (n := len(largest)) > 1:  # halves against each other
-        largest = np.maximum(largest[: (n + 1) // 2], largest[n // 2 :])
+    while (n := largest.shape[1]) > 1:  # halves against each other
+        largest = np.maximum(largest[:, : (n + 1) // 2], largest[:, n // 2 :])
     np.subtract(s, largest, out=s)
     np.exp(s, out=s)
-    np.multiply(s, 1 / s.sum(0), out=out)
+    np.multiply(s, 1 / s.sum(1, keepdims=True), out=out)

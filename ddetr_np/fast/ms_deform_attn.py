@@ -14,6 +14,7 @@ picture go into a tile together, whatever their levels: they read the same value
 """
 
 import functools
+import itertools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -81,9 +82,19 @@ class _Maps:
                 yield slice(start, token + part.stop * W), interior
             token += H * W
 
+    def clear_borders(self, a):
+        """Write zeros into the borders of maps (…, total, Cv)."""
+        for (H, _), pitch, start, end in zip(
+            self.sizes, self.pitch, self.starts, self.ends
+        ):
+            inside = a[..., start + BORDER * pitch : start + (BORDER + H) * pitch, :]
+            inside.reshape(*a.shape[:-2], H, pitch, -1)[..., :BORDER, :] = 0
+            a[..., start : start + BORDER * pitch, :] = 0
+            a[..., start + (BORDER + H) * pitch : end, :] = 0
+
     def border(self, value, a):
         """Copy the values (S, Cv) of one head into a, (total, Cv), zeros around."""
-        a[...] = 0
+        self.clear_borders(a)
         if value.strides[-1] != value.itemsize:
             value = np.ascontiguousarray(value)
         pixels = _whole(value)
@@ -202,16 +213,20 @@ class _Tile:
         """Return an array, the tile's own for the name, not yet filled."""
         return threads.scratch(name, shape, dtype or self.dtype)
 
-    def corners(self):
+    def corners(self, heads=1):
         """Yield (queries, columns, right, A g) of some queries' corners at a time.
 
         `queries` is a slice of the tile's; `right` is 1 for the pixel after `columns`.
         All four corners of some queries come before the next, that read other values.
+        Where the tile has several heads, one after another, they are of one head.
         """
         pairs, weights = self.new('pairs', 2, self.n), self.new('weights', 2, 2, self.n)
         np.multiply(self.A, self.w[1], out=pairs)
         np.multiply(pairs[:, None], self.w[0], out=weights)
-        for queries in threads.tiles(self.n // self.reads, PRODUCT // self.reads):
+        rows = self.n // self.reads // heads
+        parts = threads.tiles(rows, PRODUCT // self.reads)
+        for head, part in itertools.product(range(heads), parts):
+            queries = slice(head * rows + part.start, head * rows + part.stop)
             points = slice(queries.start * self.reads, queries.stop * self.reads)
             for columns, pair in zip(self.columns, weights):
                 for right, weight in enumerate(pair):
