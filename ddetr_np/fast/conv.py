@@ -10,7 +10,7 @@ of the kernel.
 """
 
 from math import gcd
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
@@ -27,7 +27,7 @@ from ..ops.conv import (
     conv_size,
 )
 from . import winograd
-from .rows import fits, matrix
+from .rows import ELEMENTS, fits, matrix
 
 WINDOWS = 1 << 20  # elements of a tile's windows
 PIXELS = 1 << 10  # output pixels of a tile
@@ -153,12 +153,54 @@ def _forward_windows(x, W, stride, padding, dilation):
     return _Windows(x, Ho, Wo, rows, columns)
 
 
-def _convolve(windows, W, y, shift=None, residual=None, relu=False):
-    """y = ReLU(windows · W + shift + residual); W is (taps, taps, I, O)."""
-    O = W.shape[3]
+class _Kernel(NamedTuple):
+    """The kernel of a convolution, ⊙ scale over the outputs O of W.
+
+    For the input's gradient it is `turned`: from O to I, and by the taps' indices.
+    """
+
+    W: Any  # (taps, taps, I, O)
+    scale: Any = None  # (O,)
+    turned: Any = None  # taps' indices along rows and columns, in the order they meet
+
+    @property
+    def outputs(self):
+        return self.W.shape[3 if self.turned is None else 2]
+
+    def transformed(self):
+        """Return U of `winograd.convolve`."""
+        return winograd.transformed(self.W, self.scale, self.turned is not None)
+
+    def matrix(self):
+        """Return the matrix (taps · inputs, outputs) that windows are multiplied by."""
+        W, scale, turned = self
+        I, O = W.shape[2:]
+        rows, columns = map(range, W.shape[:2]) if turned is None else turned
+        taps = [W[i, j] for i in rows for j in columns]
+        if turned is None and scale is None:
+            return matrix(W)
+        if turned is not None and len(taps) == 1:
+            (g,) = taps
+            return (g if scale is None else g * scale).T
+        shape = (I, O) if turned is None else (O, I)
+        out = np.empty((len(taps), *shape), W.dtype)
+
+        def task(where):
+            tap, inputs = where
+            g = taps[tap][inputs]
+            to = out[tap, inputs] if turned is None else out[tap, :, inputs].T
+            np.multiply(g, 1 if scale is None else scale, out=to)
+
+        parts = threads.tiles(I, ELEMENTS // O)
+        threads.run(task, [(tap, part) for tap in range(len(taps)) for part in parts])
+        return out.reshape(-1, out.shape[2])
+
+
+def _convolve(windows, kernel, y, shift=None, residual=None, relu=False):
+    """y = ReLU(windows · kernel + shift + residual)."""
+    O = kernel.outputs
     quick = windows.suit_winograd(O)
-    W = winograd.transformed(W) if quick else matrix(W)
-    zero = np.zeros(O, W.dtype)  # NumPy's maximum with a number is slow
+    W = kernel.transformed() if quick else kernel.matrix()
 
     def task(where):
         *tile, channels = where
@@ -167,24 +209,27 @@ def _convolve(windows, W, y, shift=None, residual=None, relu=False):
         result = out
         if not out.flags.c_contiguous:
             result = threads.scratch('conv_out', out.shape, y.dtype)
+        some = None if shift is None else shift[channels]
         if quick:
             patches = winograd.patches(windows.even_and_odd(tile))
-            winograd.convolve(patches, W[..., channels], result)
+            winograd.convolve(patches, W[..., channels], result, some)
         else:
             rows = result.reshape(-1, result.shape[-1])
             np.matmul(windows(tile), W[:, channels], out=rows)
-        if shift is not None:
-            np.add(result, shift[channels], out=result)
+            if shift is not None:
+                np.add(rows, some, out=rows)
         if residual is not None:
             np.add(result, residual[place], out=result)
         if relu:
-            np.maximum(result, zero[channels], out=result)
+            np.maximum(result, zero[: result.size].reshape(result.shape), out=result)
         if result is not out:
             out[...] = result
 
-    tiles = windows.tiles(winograd.PIXELS if quick else None)
+    tiles = windows.tiles(winograd.pixels(windows.x.shape[3], O) if quick else None)
     # small maps have few rows to share, but many channels
     blocks = threads.tiles(O, max(LEAST_CHANNELS, -(-O * len(tiles) // SHARES)))
+    # as long as a tile: NumPy's maximum with a number, or with a row, is slower
+    zero = np.zeros(max(y[tile][..., blocks[0]].size for tile in tiles), y.dtype)
     threads.run(task, [(*tile, block) for tile in tiles for block in blocks])
 
 
@@ -195,7 +240,7 @@ def fast_conv2d(x, W, b=None, stride=1, padding=0, dilation=1):
         return conv2d.plain(x, W, b, stride, padding, dilation)
     windows = _forward_windows(x, W, stride, padding, dilation)
     y = np.empty((len(x), windows.Ho, windows.Wo, W.shape[3]), x.dtype)
-    _convolve(windows, W, y, b)
+    _convolve(windows, _Kernel(W), y, b)
     return y, ConvCache(x, W, stride, padding, dilation)
 
 
@@ -210,7 +255,7 @@ def fast_conv_norm_relu(
         )
     windows = _forward_windows(x, W, stride, padding, dilation)
     y = np.empty((len(x), windows.Ho, windows.Wo, W.shape[3]), x.dtype)
-    _convolve(windows, W * scale, y, shift, residual, relu)
+    _convolve(windows, _Kernel(W, scale), y, shift, residual, relu)
     conv = ConvCache(x, W, stride, padding, dilation)
     return y, ConvNormCache(conv, scale, y, residual is not None, relu)
 
@@ -220,7 +265,7 @@ def fast_conv2d_backward(dy, cache, need_dx=True, need_dW=True, need_db=True):
     """See `ops.conv`."""
     if not fits(dy, cache.x, cache.W):
         return conv2d_backward.plain(dy, cache, need_dx, need_dW, need_db)
-    dx = _input_gradient(dy, cache, cache.W) if need_dx else None
+    dx = _input_gradient(dy, cache) if need_dx else None
     dW = _kernel_gradient(dy, cache) if need_dW else None
     return dx, dW, _channel_sums(dy) if need_db else None
 
@@ -232,20 +277,26 @@ def fast_conv_norm_relu_backward(dy, cache, need_dx=True, need_dW=True):
     if not fits(dy, conv.x, conv.W, scale):
         return conv_norm_relu_backward.plain(dy, cache, need_dx, need_dW)
     if relu:
-        dy = _active(dy, y)
-    dx = _input_gradient(dy, conv, conv.W * scale) if need_dx else None
-    dW = _kernel_gradient(dy, conv) * scale if need_dW else None
+        # the norm's scale goes in at once, unless the residual takes dy as it is
+        early = None if residual else scale
+        dy = _active(dy, y, early)
+        scale = scale if residual else None
+    dx = _input_gradient(dy, conv, scale) if need_dx else None
+    dW = _kernel_gradient(dy, conv) if need_dW else None
+    if need_dW and scale is not None:
+        dW *= scale
     return dx, dW, dy if residual else None
 
 
-def _active(dy, y):
-    """Return dy where y > 0, else 0."""
+def _active(dy, y, scale=None):
+    """Return dy where y > 0, else 0, times the channels' scale."""
     out = np.empty(dy.shape, dy.dtype)
     size = PIXELS * 64 // max(1, dy.shape[2] * dy.shape[3])
 
     def task(tile):
-        n, part = tile
-        np.multiply(dy[n, part], y[n, part] > 0, out=out[n, part])
+        d = np.multiply(dy[tile], y[tile] > 0, out=out[tile])
+        if scale is not None:
+            np.multiply(d, scale, out=d)
 
     parts = threads.tiles(dy.shape[1], size)
     threads.run(task, [(n, part) for n in range(len(dy)) for part in parts])
@@ -272,9 +323,9 @@ def _phases(size, kernel, stride, padding, dilation):
         yield phase, list(outputs), axis
 
 
-def _input_gradient(dy, conv, W):
+def _input_gradient(dy, conv, scale=None):
     """dx, by phases: each a convolution of dy with the taps that it meets, turned."""
-    x, _, stride, padding, dilation = conv
+    x, W, stride, padding, dilation = conv
     dx = np.empty(x.shape, x.dtype)
     kh, kw, I, O = W.shape
     for i, taps_i, rows in _phases(x.shape[1], kh, stride, padding, dilation):
@@ -283,9 +334,8 @@ def _input_gradient(dy, conv, W):
             if rows is None or columns is None:  # no output saw these pixels
                 out[...] = 0
                 continue
-            part = W[taps_i][:, taps_j].transpose(0, 1, 3, 2)
             windows = _Windows(dy, *out.shape[1:3], rows, columns)
-            _convolve(windows, part, out)
+            _convolve(windows, _Kernel(W, scale, (taps_i, taps_j)), out)
     return dx
 
 
@@ -299,7 +349,7 @@ def _kernel_gradient(dy, conv):
     windows = _forward_windows(x, W, stride, padding, dilation)
     kh, kw, I, O = W.shape
     quick = windows.suit_winograd(O)
-    pixels = winograd.PIXELS if quick else None
+    pixels = winograd.pixels(I, O) if quick else None
     if windows.pointwise:  # nothing is laid out for these, so that they may be long
         pixels = max(PIXELS, -(-dy.size // O // SHARES))
     tiles = windows.tiles(pixels)
@@ -331,8 +381,10 @@ def _kernel_gradient(dy, conv):
         winograd_task if quick else task,
         [(run, block) for run in range(len(runs)) for block in blocks],
     )
+    if quick:
+        return winograd.kernel_gradient(sums)
     total = sums[0] if len(runs) == 1 else sums.sum(0)
-    return winograd.kernel_gradient(total) if quick else total.reshape(W.shape)
+    return total.reshape(W.shape)
 
 
 def _channel_sums(dy):

@@ -7,32 +7,77 @@ error stays near the direct sum's in single precision.
 """
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
 from .. import threads
 
-G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
+# the last row's sign is turned round, and with it what is summed in the end: y = m₀ + …
+# and y = m₃ + … are one step
+G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, -1]])
 LEAST = 128  # channels; with fewer the transforms cost more than they save,
 LEAST_FAR = 48  # … unless the input is beyond the caches: windows are nine reads of it
 FAR = 1 << 21  # elements
-PIXELS = 1 << 12  # output pixels of a tile: 16 products with a quarter as many rows
+SHARE = 1 << 16  # kernels worth a task
+TILE = 1 << 17  # outputs of a tile: 16 products with a quarter as many rows
+LEAST_PIXELS = 1 << 9
 
 
-def transformed(W):
+def pixels(I, O):
+    """Return how many output pixels a tile should have.
+
+    Parameters
+    ----------
+    I, O : int
+        Channels of the input and of the output.
+
+    Returns
+    -------
+    int
+    """
+    return max(LEAST_PIXELS, TILE // max(I, O))
+
+
+def _input_channels(I, O):
+    """Cut the kernels (I, O) into tasks."""
+    return threads.tiles(I, SHARE // O)
+
+
+def transformed(W, scale=None, turned=False):
     """Return G g Gᵀ of a kernel.
 
     Parameters
     ----------
     W : (3, 3, I, O) array
         g for each pair of channels.
+    scale : (O,) array or None
+        Multiplies g.
+    turned : bool
+        For the input's gradient: g turned by 180°, from outputs to inputs.
 
     Returns
     -------
-    (16, I, O) array
+    (16, I, O) array, or (16, O, I) if `turned`
         Of the kernel's type.
     """
     I, O = W.shape[2:]
     GG = np.kron(G, G).astype(W.dtype)
-    return (GG @ np.ascontiguousarray(W).reshape(9, -1)).reshape(16, I, O)
+    if turned:
+        GG = GG[:, ::-1].copy()
+    W = W.reshape(9, I, O)
+    out = np.empty((16, I * O), W.dtype)
+
+    def task(inputs):
+        g = threads.scratch('winograd_g', (9, inputs.stop - inputs.start, O), W.dtype)
+        if scale is None:
+            g[...] = W[:, inputs]
+        else:
+            np.multiply(W[:, inputs], scale, out=g)
+        part = out[:, inputs.start * O : inputs.stop * O]
+        np.matmul(GG, g.reshape(9, -1), out=part)
+
+    threads.run(task, _input_channels(I, O))
+    out = out.reshape(16, I, O)
+    return out.swapaxes(1, 2) if turned else out
 
 
 def patches(columns):
@@ -53,17 +98,26 @@ def patches(columns):
     _, n, height, width, I = columns.shape
     h, w = height // 2 - 1, width - 1
     dtype = columns.dtype
+    phase, picture, row, column, element = columns.strides
     rows = threads.scratch('winograd_rows', (4, 2, n, h, w + 1, I), dtype)
-    _input_transform([columns[:, :, i : i + 2 * h : 2] for i in range(4)], rows)
+    pairs = as_strided(  # rows 2 i and 2 i + 1, then 2 i + 2 and 2 i + 3
+        columns,
+        (2, 2, 2, n, h, w + 1, I),
+        (2 * row, row, phase, picture, 2 * row, column, element),
+    )
+    _input_transform(*pairs, rows)
     out = threads.scratch('winograd_patches', (4, 4, n, h, w, I), dtype)
-    even, odd = rows[:, 0], rows[:, 1]
-    ends = slice(w), slice(1, None)
-    d = [part[..., end, :] for end in ends for part in (even, odd)]
-    _input_transform(d, out.swapaxes(0, 1))
+    first, phase, picture, row, column, element = rows.strides
+    pairs = as_strided(
+        rows,
+        (2, 2, 4, n, h, w, I),
+        (column, phase, first, picture, row, column, element),
+    )
+    _input_transform(*pairs, out.swapaxes(0, 1))
     return out.reshape(16, -1, I)
 
 
-def convolve(patches, U, out):
+def convolve(patches, U, out, shift=None):
     """Write the convolution of an input into out.
 
     Parameters
@@ -74,18 +128,22 @@ def convolve(patches, U, out):
         Of `transformed`.
     out : (n, rows, columns, O) array
         Written; rows and columns may be odd.
+    shift : (O,) array or None
+        Added to every output.
     """
     n, height, width, O = out.shape
     h, w = (height + 1) // 2, (width + 1) // 2
     m = threads.scratch('winograd_m', (4, 4, n, h, w, O), out.dtype)
     np.matmul(patches, U, out=m.reshape(16, -1, O))
+    if shift is not None:
+        m[1, 1] += shift  # which goes into all four outputs
     rows = threads.scratch('winograd_out', (2, 4, n, h, w, O), out.dtype)
     _output_transform(m, rows)
     whole = out
     if (height, width) != (2 * h, 2 * w):  # the last row or column has no partner
         whole = threads.scratch('winograd_whole', (n, 2 * h, 2 * w, O), out.dtype)
-    for i in range(2):
-        _output_transform(rows[i], [whole[:, i::2, 0::2], whole[:, i::2, 1::2]])
+    y = whole.reshape(n, h, 2, w, 2, O).transpose(4, 2, 0, 1, 3, 5)
+    _output_transform(rows.swapaxes(0, 1), y)
     if whole is not out:
         out[...] = whole[:, :height, :width]
 
@@ -94,8 +152,7 @@ def kernel_products(patches, dy, out):
     """Write what `kernel_gradient` takes for a tile into out, and return it.
 
     ∂y/∂g turned round: dg = Gᵀ [Σ (Bᵀ d B) ⊙ (A dy Aᵀ)] G, summed over patches by 16
-    matrix products. A dy is dy₀, dy₀ + dy₁, dy₀ − dy₁ and −dy₁; the last one's sign
-    is left to `kernel_gradient`.
+    matrix products. A dy is dy₀, dy₀ + dy₁, dy₀ − dy₁ and, with G's sign, dy₁.
 
     Parameters
     ----------
@@ -131,37 +188,47 @@ def kernel_gradient(sums):
 
     Parameters
     ----------
-    sums : (16, I, O) array
-        Over all tiles.
+    sums : (runs, 16, I, O) array
+        Over the tiles of each run; overwritten.
 
     Returns
     -------
     dg : (3, 3, I, O) array
         ∂loss/∂g.
     """
-    signed = G * np.array([[1], [1], [1], [-1]])
-    GG = np.kron(signed, signed).astype(sums.dtype)
-    return (GG.T @ sums.reshape(16, -1)).reshape(3, 3, *sums.shape[1:])
+    runs, _, I, O = sums.shape
+    GG = np.kron(G, G).astype(sums.dtype).T.copy()
+    sums = sums.reshape(runs, 16, I * O)
+    dg = np.empty((9, I * O), sums.dtype)
+
+    def task(inputs):
+        part = slice(inputs.start * O, inputs.stop * O)
+        total = sums[0, :, part]
+        for more in sums[1:, :, part]:
+            np.add(total, more, out=total)
+        np.matmul(GG, total, out=dg[:, part])
+
+    threads.run(task, _input_channels(I, O))
+    return dg.reshape(3, 3, I, O)
 
 
-def _input_transform(d, out):
-    """Out = Bᵀ d, over four slices."""
-    np.subtract(d[0], d[2], out=out[0])
-    np.add(d[1], d[2], out=out[1])
-    np.subtract(d[2], d[1], out=out[2])
-    np.subtract(d[1], d[3], out=out[3])
+def _input_transform(first, second, out):
+    """Out = Bᵀ d of d₀, d₁ and d₂, d₃."""
+    np.subtract(first, second, out=out[::3])
+    np.add(first[1], second[0], out=out[1])
+    np.subtract(second[0], first[1], out=out[2])
 
 
 def _output_transform(m, out):
-    """Out = Aᵀ m: m0 + m1 + m2 and m1 − m2 − m3; m is overwritten."""
-    np.add(m[0], m[1], out=m[0])
-    np.add(m[0], m[2], out=out[0])
-    np.subtract(m[1], m[2], out=m[1])
-    np.subtract(m[1], m[3], out=out[1])
+    """Out = Aᵀ m: m₁ + m₂ + m₀ and m₁ − m₂ + m₃."""
+    step = threads.scratch('winograd_step', (2, *m.shape[1:]), m.dtype)
+    np.add(m[1], m[2], out=step[0])
+    np.subtract(m[1], m[2], out=step[1])
+    np.add(step, m[::3], out=out)
 
 
 def _gradient_transform(first, second, out):
-    """Out = A (first, second), but for the last one's sign."""
+    """Out = A (first, second), the last one's sign in G."""
     out[0] = first
     np.add(first, second, out=out[1])
     np.subtract(first, second, out=out[2])

@@ -253,9 +253,9 @@ def test_convolutions_in_many_tiles(rng):
 def test_winograd_is_for_many_channels_or_a_map_beyond_the_caches(monkeypatch, rng):
     called = []
 
-    def spy(W):
+    def spy(W, *args):
         called.append(W.shape[2])
-        return transformed(W)
+        return transformed(W, *args)
 
     transformed = winograd.transformed
     monkeypatch.setattr(winograd, 'transformed', spy)
