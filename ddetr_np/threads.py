@@ -310,6 +310,33 @@ def tiles(n, size):
     return [slice(i, min(i + size, n)) for i in range(0, n, size)]
 
 
+def even_tiles(n, size, multiple=1):
+    """Return slices of about `size` that cover range(n), nearly equally long.
+
+    Parameters
+    ----------
+    n : int
+        Length of what is cut.
+    size : number
+        At most so long, but for rounding up to `multiple`.
+    multiple : int
+        Of which each slice's start is one.
+
+    Returns
+    -------
+    list of slice
+        In order; one, two or as many as four divides, that as many threads end at
+        once. Empty if `n` is 0.
+    """
+    units = -(-n // multiple)
+    count = math.ceil(n / max(1, size))
+    if count > 2:
+        count = -(-count // 4) * 4
+    count = max(1, min(count, units))
+    ends = [i * units // count * multiple for i in range(count + 1)]
+    return [slice(a, min(b, n)) for a, b in itertools.pairwise(ends) if a < n]
+
+
 def scratch(name, shape, dtype):
     """Return an array of this thread's own, its contents undefined.
 

@@ -70,9 +70,8 @@ class _Windows:
         if pixels is None:
             pixels = min(PIXELS, max(LEAST_PIXELS, WINDOWS // self.width))
         pictures = threads.tiles(len(self.x), pixels // (self.Ho * self.Wo))
-        rows = max(1, pixels // self.Wo)
-        rows += rows % 2  # Winograd's take two rows at a time
-        parts = threads.tiles(self.Ho, rows)
+        # Winograd's take two rows at a time
+        parts = threads.even_tiles(self.Ho, pixels / self.Wo, 2 if self.Ho > 8 else 1)
         return [(some, part) for some in pictures for part in parts]
 
     def __call__(self, tile):
@@ -225,7 +224,7 @@ def _convolve(windows, kernel, y, shift=None, residual=None, relu=False):
         if result is not out:
             out[...] = result
 
-    tiles = windows.tiles(winograd.pixels(windows.x.shape[3], O) if quick else None)
+    tiles = windows.tiles(winograd.PIXELS if quick else None)
     # small maps have few rows to share, but many channels
     blocks = threads.tiles(O, max(LEAST_CHANNELS, -(-O * len(tiles) // SHARES)))
     # as long as a tile: NumPy's maximum with a number, or with a row, is slower
@@ -349,7 +348,7 @@ def _kernel_gradient(dy, conv):
     windows = _forward_windows(x, W, stride, padding, dilation)
     kh, kw, I, O = W.shape
     quick = windows.suit_winograd(O)
-    pixels = winograd.pixels(I, O) if quick else None
+    pixels = winograd.PIXELS if quick else None
     if windows.pointwise:  # nothing is laid out for these, so that they may be long
         pixels = max(PIXELS, -(-dy.size // O // SHARES))
     tiles = windows.tiles(pixels)

@@ -24,8 +24,7 @@ GROUPS = 8
 
 def _tiles(n, F):
     # a part of dropout's mask begins at a multiple of what is drawn at once
-    rows = max(1, HIDDEN // F)
-    return threads.tiles(n, -(-rows // DRAWN) * DRAWN)
+    return threads.even_tiles(n, HIDDEN / F, DRAWN)
 
 
 @twin(feed_forward)

@@ -63,7 +63,7 @@ def row_tiles(n, width, multiple=1):
     """
     shares = max(1, min(SHARES, n * width // LEAST))
     size = min(max(1, ELEMENTS // width), -(-n // shares))
-    return threads.tiles(n, -(-size // multiple) * multiple)
+    return threads.even_tiles(n, size, multiple)
 
 
 def tile_sums(a, b=None):

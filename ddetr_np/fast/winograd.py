@@ -18,23 +18,7 @@ LEAST = 128  # channels; with fewer the transforms cost more than they save,
 LEAST_FAR = 48  # … unless the input is beyond the caches: windows are nine reads of it
 FAR = 1 << 21  # elements
 SHARE = 1 << 16  # kernels worth a task
-TILE = 1 << 17  # outputs of a tile: 16 products with a quarter as many rows
-LEAST_PIXELS = 1 << 9
-
-
-def pixels(I, O):
-    """Return how many output pixels a tile should have.
-
-    Parameters
-    ----------
-    I, O : int
-        Channels of the input and of the output.
-
-    Returns
-    -------
-    int
-    """
-    return max(LEAST_PIXELS, TILE // max(I, O))
+PIXELS = 1 << 10  # output pixels of a tile: 16 products with a quarter as many rows
 
 
 def _input_channels(I, O):
