@@ -13,9 +13,10 @@ from ..ops.attention import (
 )
 from ..ops.linear import linear, linear_backward
 from .activation import softmax_backward_rows, softmax_rows
-from .rows import fits, matrix, row_tiles, tile_sums
+from .rows import fits, matrix, row_tiles
 
-BLOCK = 128, 512  # of dW: with fewer rows the BLAS arranges more than it multiplies
+BLOCK = 1 << 7  # rows of dW: with fewer the BLAS arranges more than it multiplies
+GROUPS = 8  # of tiles, each with a sum of its own
 
 
 @twin(linear)
@@ -35,28 +36,35 @@ def fast_linear(x, W, b):
 
 @twin(linear_backward)
 def fast_linear_backward(dy, cache, need_dx=True):
-    """See `ops.linear`; dW in blocks, so that no two tasks add to one place."""
+    """See `ops.linear`; a task is a group of tiles, whose rows are read once."""
     x, W = cache
     if not fits(dy, x, W):
         return linear_backward.plain(dy, cache, need_dx)
     rows, drows = matrix(x), matrix(dy)
     dx = np.empty(rows.shape, x.dtype) if need_dx else None
-    dW = np.empty(W.shape, W.dtype)
+    tiles = row_tiles(len(rows), max(W.shape))
+    groups = [tiles[i::GROUPS] for i in range(min(GROUPS, len(tiles)))]
+    dW = np.zeros((len(groups), *W.shape), W.dtype)
+    db = np.zeros((len(groups), 1, len(W)), W.dtype)
+    one = np.ones((1, len(rows)), dy.dtype)  # the BLAS sums down the columns
+    # few rows are shared out by their outputs
+    blocks = threads.tiles(len(W), BLOCK if len(tiles) == 1 else len(W))
 
-    def input_rows(part):
-        np.matmul(drows[part], W, out=dx[part])
+    def task(where):
+        g, block = where
+        total = dW[g, block]
+        product = threads.scratch('linear_dW', total.shape, W.dtype)
+        for part in groups[g]:
+            d = drows[part, block]
+            total += np.matmul(d.T, rows[part], out=product)
+            db[g, :, block] += one[:, : len(d)] @ d
+            if need_dx and block == blocks[-1]:
+                np.matmul(drows[part], W, out=dx[part])
 
-    def weights(block):
-        outs, ins = block
-        dW[block] = np.matmul(drows[:, outs].T, rows[:, ins])
-
+    threads.run(task, [(g, block) for g in range(len(groups)) for block in blocks])
     if need_dx:
-        threads.run(input_rows, row_tiles(len(rows), max(W.shape)))
         dx = dx.reshape(x.shape)
-    outs, ins = threads.tiles(len(W), BLOCK[0]), threads.tiles(W.shape[1], BLOCK[1])
-    blocks = [(o, i) for o in outs for i in ins]
-    threads.run(weights, blocks)
-    return dx, dW, tile_sums(drows)
+    return dx, dW.sum(0), db.sum((0, 1))
 
 
 @twin(attention)
