@@ -7,7 +7,8 @@ the query's 4 L K corner reads, each in the column of the pixel it reads. Then
 
 SciPy has both products; what is left is to make the rows, tile by tile. A head's values
 are copied for that, and each map gets a border of two zero pixels: points outside read
-zeros like any other; no corner needs a mask.
+zeros like any other; no corner needs a mask. The few queries of a decoder read the
+values where they are instead: copying all of them would take longer than the rest.
 
 In an encoder, where the queries are the maps' own pixels, those near each other in the
 picture go into a tile together, whatever their levels: they read the same values.
@@ -100,6 +101,32 @@ class _Maps:
         pixels = _whole(value)
         for tokens, level in self.inside(_whole(a)):
             level[...] = pixels[tokens].reshape(level.shape)
+
+
+class _Places:
+    """Where in the tokens a bordered map's pixels are, and that its border is nowhere.
+
+    Heads stand side by side in a token: a head's row for it is its number times M.
+    """
+
+    def __init__(self, maps, M, dtype):
+        self.row = np.zeros((maps.total + 1, 1), np.int32)
+        self.inside = np.zeros((maps.total + 1, 1), dtype)
+        for a, fill in ((self.row, lambda t: t * M), (self.inside, np.ones_like)):
+            for tokens, level in maps.inside(a):
+                numbers = np.arange(tokens.start, tokens.stop)
+                level[...] = fill(numbers).reshape(level.shape)
+        self.row, self.inside = self.row.ravel(), self.inside.ravel()
+
+    def __call__(self, columns, right, weights):
+        """Return the rows that pixels are in, and their weights, 0 for the border's."""
+        inside = self.inside[right:].take(columns)
+        return self.row[right:].take(columns), weights * inside
+
+
+def _few(queries, reads, S, M):
+    """Whether copying the values would cost more than finding each read's place."""
+    return queries * reads <= S and S * M < 2**31
 
 
 class _Levels(NamedTuple):
@@ -274,12 +301,20 @@ def fast_ms_deform_attn(value, shapes, loc, A):
     queries = min(Nq, max(1, POINTS // (L * K)))
     levels = _Levels.of(maps, queries, K, value.dtype)
     ends = np.arange(0, queries * L * K + 1, L * K, dtype=np.int32)
-    # of all heads, so that a head is not one thread's: cores differ in speed
-    values = threads.scratch('values', (N, M, maps.total, Cv), value.dtype)
+    heads = [(n, m) for n in range(N) for m in range(M)]
+    places = None
+    if _few(Nq, L * K, value.shape[1], M):
+        places = _Places(maps, M, value.dtype)
+        tokens = np.ascontiguousarray(value).reshape(N, -1, Cv)
+    else:
+        # of all heads, so that a head is not one thread's: cores differ in speed
+        values = threads.scratch('values', (N, M, maps.total, Cv), value.dtype)
 
-    def border(where):
-        n, m = where
-        maps.border(value[n, :, m], values[n, m])
+        def border(where):
+            n, m = where
+            maps.border(value[n, :, m], values[n, m])
+
+        threads.run(border, heads)
 
     def attend(where):
         n, m, part = where
@@ -288,11 +323,14 @@ def fast_ms_deform_attn(value, shapes, loc, A):
         out = threads.scratch('out', (len(rows), Cv), value.dtype)
         out[...] = 0
         for some, columns, right, weight in tile.corners():
-            add_product(ends, columns, weight, values[n, m, right:], out[some])
+            if places:
+                v = tokens[n, m:]
+                columns, weight = places(columns, right, weight)
+            else:
+                v = values[n, m, right:]
+            add_product(ends, columns, weight, v, out[some])
         _whole(flat_y[n])[rows] = _whole(out)
 
-    heads = [(n, m) for n in range(N) for m in range(M)]
-    threads.run(border, heads)
     tiles = threads.tiles(Nq, queries)
     threads.run(attend, [(*head, part) for head in heads for part in tiles])
     return y, CoreCache(value, tuple(map(tuple, shapes)), loc, A)
@@ -318,33 +356,53 @@ def fast_ms_deform_attn_backward(dy, cache):
     levels = _Levels.of(maps, queries, K, value.dtype)
     ends = np.arange(0, queries * L * K + 1, L * K, dtype=np.int32)
 
+    places = None
+    if _few(Nq, L * K, value.shape[1], M):
+        places = _Places(maps, M, value.dtype)
+        tokens = np.ascontiguousarray(value).reshape(N, -1, Cv)
+        dtokens = dvalue.reshape(N, -1, Cv)
+
+        def clear(where):
+            dvalue[where] = 0
+
+        parts = threads.tiles(value.shape[1], READ // (M * Cv))
+        threads.run(clear, [(n, part) for n in range(N) for part in parts])
+
     def head(where):
         n, m = where
-        v, dv = (
-            threads.scratch(name, (maps.total, Cv), value.dtype)
-            for name in ('value', 'dvalue')
-        )
-        maps.border(value[n, :, m], v)
-        dv[...] = 0
+        if places:
+            v, dv = tokens[n, m:], dtokens[n, m:]
+        else:
+            v, dv = (
+                threads.scratch(name, (maps.total, Cv), value.dtype)
+                for name in ('value', 'dvalue')
+            )
+            maps.border(value[n, :, m], v)
+            dv[...] = 0
         for part in threads.tiles(Nq, queries):
             rows = order[part] * M + m
             tile = _Tile.of(flat_loc[n], flat_A[n], rows, levels)
             d = threads.scratch('out', (len(rows), Cv), value.dtype)
             _take(flat_dy[n], rows, d)
             for some, columns, right, weight in tile.corners():
+                if places:
+                    columns, weight = places(columns, right, weight)
+                    right = 0
                 add_transposed_product(ends, columns, weight, d[some], dv[right:])
-            gradients = _point_gradients(tile, _inner_products(tile, d, v))
+            gradients = _point_gradients(tile, _inner_products(tile, d, v, places))
             for flat, gradient in zip((flat_dloc, flat_dA), gradients):
                 _whole(flat[n])[rows] = _whole(gradient.reshape(len(rows), -1))
+        if places:
+            return
         pixels = _whole(dvalue[n, :, m])
-        for tokens, level in maps.inside(_whole(dv)):
-            pixels[tokens] = level.reshape(-1, 1)
+        for part, level in maps.inside(_whole(dv)):
+            pixels[part] = level.reshape(-1, 1)
 
     threads.run(head, [(n, m) for n in range(N) for m in range(M)])
     return dvalue, dloc, dA
 
 
-def _inner_products(tile, d, v):
+def _inner_products(tile, d, v, places=None):
     """u = ⟨dy_q, value⟩ at each point's corners: (2, 2, points), by row and column."""
     queries, Cv = d.shape
     reads = tile.reads
@@ -352,12 +410,16 @@ def _inner_products(tile, d, v):
     for i, columns in enumerate(tile.columns):
         index[:, 2 * i] = columns.reshape(queries, reads)
         np.add(index[:, 2 * i], 1, out=index[:, 2 * i + 1])
+    if places:
+        inside, index = places.inside.take(index), places.row.take(index)
     u = tile.new('u', queries, 4 * reads, 1)
     for part in threads.tiles(queries, READ // (4 * reads * Cv)):
         n = part.stop - part.start
         read = threads.scratch('read', (n, 4 * reads, Cv), d.dtype)
         _take(v, index[part].ravel(), read)
         np.matmul(read, d[part, :, None], out=u[part])
+    if places:
+        np.multiply(u, inside.reshape(u.shape), out=u)
     corners = tile.new('corners', 4, queries, reads)
     _whole(corners)[...] = _whole(u.reshape(queries, 4, reads)).transpose(1, 0, 2)
     return corners.reshape(2, 2, -1)
