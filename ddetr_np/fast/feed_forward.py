@@ -16,15 +16,16 @@ from ..ops.feed_forward import (
     feed_forward_backward,
 )
 from .dropout import drop_rows
-from .rows import fits, matrix
+from .rows import fits, matrix, product_shares
 
 HIDDEN = 1 << 20  # elements of a tile
 GROUPS = 8
 
 
-def _tiles(n, F):
+def _tiles(n, F, C):
+    rows = min(HIDDEN / F, n / max(1, product_shares(n, n * F * C)))
     # a part of dropout's mask begins at a multiple of what is drawn at once
-    return threads.even_tiles(n, HIDDEN / F, DRAWN)
+    return threads.even_tiles(n, rows, DRAWN)
 
 
 @twin(feed_forward)
@@ -49,7 +50,7 @@ def fast_feed_forward(x, W1, b1, W2, b2, p=0.0, key=None):
             drop_rows(h, (p, key), part.start, h)
         np.add(np.matmul(h, W2.T, out=y[part]), b2, out=y[part])
 
-    threads.run(task, _tiles(n, F))
+    threads.run(task, _tiles(n, F, len(W2)))
     shape = x.shape[:-1]
     cache = FeedForwardCache(x, W1, hidden.reshape(*shape, F), W2, factor)
     return y.reshape(*shape, -1), cache
@@ -64,7 +65,7 @@ def fast_feed_forward_backward(dy, cache):
     rows, hidden, drows = matrix(x), matrix(hidden), matrix(dy)
     n, F = hidden.shape
     dx = np.empty(rows.shape, x.dtype)
-    tiles = _tiles(n, F)
+    tiles = _tiles(n, F, len(W2))
     groups = [tiles[i::GROUPS] for i in range(min(GROUPS, len(tiles)))]
     dW1 = np.zeros((len(groups), *W1.shape), x.dtype)
     dW2 = np.zeros((len(groups), *W2.shape), x.dtype)

@@ -30,7 +30,7 @@ def fast_linear(x, W, b):
     def task(part):
         np.add(np.matmul(rows[part], W.T, out=y[part]), b, out=y[part])
 
-    threads.run(task, row_tiles(len(rows), max(W.shape)))
+    threads.run(task, row_tiles(len(rows), max(W.shape), work=len(rows) * W.size))
     return y.reshape(x.shape[:-1] + b.shape), (x, W)
 
 
@@ -42,7 +42,7 @@ def fast_linear_backward(dy, cache, need_dx=True):
         return linear_backward.plain(dy, cache, need_dx)
     rows, drows = matrix(x), matrix(dy)
     dx = np.empty(rows.shape, x.dtype) if need_dx else None
-    tiles = row_tiles(len(rows), max(W.shape))
+    tiles = row_tiles(len(rows), max(W.shape), work=len(rows) * W.size)
     groups = [tiles[i::GROUPS] for i in range(min(GROUPS, len(tiles)))]
     dW = np.zeros((len(groups), *W.shape), W.dtype)
     db = np.zeros((len(groups), 1, len(W)), W.dtype)

@@ -6,7 +6,9 @@ from .. import threads
 
 ELEMENTS = 1 << 18  # of a tile: 1 MB in single precision, about a core's own cache
 LEAST = 1 << 17  # below, threads wait for the interpreter's lock as long as they work
-SHARES = 4  # tiles at least, where there are elements enough
+LEAST_WORK = 1 << 23  # multiply-accumulates of a product worth a thread's while
+LEAST_ROWS = 1 << 6  # of a product: with fewer the BLAS arranges more than it multiplies
+SHARES = 4  # tiles at least, where there are elements or work enough
 
 
 def fits(*arrays):
@@ -44,7 +46,7 @@ def matrix(a):
     return np.ascontiguousarray(a).reshape(-1, a.shape[-1])
 
 
-def row_tiles(n, width, multiple=1):
+def row_tiles(n, width, multiple=1, work=0):
     """Return tiles of n rows: few enough for each to be worth a thread's while.
 
     Parameters
@@ -55,15 +57,35 @@ def row_tiles(n, width, multiple=1):
         Its columns, at least 1.
     multiple : int
         Of which each tile's first row is one.
+    work : int
+        Multiply-accumulates of all rows together.
 
     Returns
     -------
     list of slice
         In order; empty if `n` is 0.
     """
-    shares = max(1, min(SHARES, n * width // LEAST))
+    shares = max(1, product_shares(n, work), min(SHARES, n * width // LEAST))
     size = min(max(1, ELEMENTS // width), -(-n // shares))
     return threads.even_tiles(n, size, multiple)
+
+
+def product_shares(n, work):
+    """Return in how many tiles at least a product of n rows should be cut.
+
+    Parameters
+    ----------
+    n : int
+        Rows.
+    work : int
+        Multiply-accumulates of all rows together.
+
+    Returns
+    -------
+    int
+        0 to `SHARES`.
+    """
+    return min(SHARES, n // LEAST_ROWS, work // LEAST_WORK)
 
 
 def tile_sums(a, b=None):
