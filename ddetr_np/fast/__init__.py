@@ -26,6 +26,7 @@ from . import (
     ms_deform_attn,
     norm,
     pool,
+    stem,
     update,
 )
 
@@ -50,5 +51,6 @@ __all__ = [
     'ms_deform_attn',
     'norm',
     'pool',
+    'stem',
     'update',
 ]

@@ -7,7 +7,7 @@ from .. import threads
 ELEMENTS = 1 << 18  # of a tile: 1 MB in single precision, about a core's own cache
 LEAST = 1 << 17  # below, threads wait for the interpreter's lock as long as they work
 LEAST_WORK = 1 << 23  # multiply-accumulates of a product worth a thread's while
-LEAST_ROWS = 1 << 6  # of a product: with fewer the BLAS arranges more than it multiplies
+LEAST_ROWS = 1 << 6  # of a product: fewer are arranged longer than they are multiplied
 SHARES = 4  # tiles at least, where there are elements or work enough
 
 

@@ -7,6 +7,7 @@ one operation; where they learn, they are four.
 from typing import Any, NamedTuple
 
 from .. import ops
+from ..backend import replaceable
 from ..config import BACKBONES, BOTTLENECK
 from ..module import EVAL, Module, forward_keeping, recall
 from .layers import BatchNorm, Conv2d
@@ -77,6 +78,21 @@ class Stem(Module):
         y, conv = _conv_norm(x, self.conv1, self.bn1, run)
         y, pool = ops.pool.max_pool(y)
         return y, (conv, pool)
+
+    @replaceable
+    def infer(self, x, run=EVAL):
+        """Return the pooled maps alone.
+
+        Parameters
+        ----------
+        x, run
+            As in `forward`.
+
+        Returns
+        -------
+        y : (N, H/4, W/4, width) array
+        """
+        return super().infer(x, run=run)
 
     def backward(self, dy, cache, need_dx=True):
         """Add to the gradients.
