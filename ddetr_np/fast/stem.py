@@ -22,8 +22,8 @@ def fast_stem(stem, x, run=EVAL):
     Parameters
     ----------
     stem : Stem
-        Whose method this stands in for. One whose norm learns is left to the plain
-        method.
+        Whose method this stands in for. In training, one whose norm learns is left to
+        the plain method.
     x : (N, H, W, 3) array
         Normalised pictures; other than of single or double precision, they are left to
         the plain method.
@@ -35,7 +35,7 @@ def fast_stem(stem, x, run=EVAL):
     y : (N, H/4, W/4, width) array
     """
     W = stem.conv1.weight.data
-    if not stem.bn1.frozen or not fits(x, W):
+    if (run.train and not stem.bn1.frozen) or not fits(x, W):
         return type(stem).infer.plain(stem, x, run)
     scale, shift = stem.bn1.affine()
     windows = _forward_windows(x, W, *stem.conv1.geometry)

@@ -47,17 +47,17 @@ def transformed(W, scale=None, turned=False):
     GG = np.kron(G, G).astype(W.dtype)
     if turned:
         GG = GG[:, ::-1].copy()
-    W = W.reshape(9, I, O)
+    W = np.ascontiguousarray(W).reshape(9, I, O)
     out = np.empty((16, I * O), W.dtype)
 
     def task(inputs):
-        g = threads.scratch('winograd_g', (9, inputs.stop - inputs.start, O), W.dtype)
-        if scale is None:
-            g[...] = W[:, inputs]
-        else:
-            np.multiply(W[:, inputs], scale, out=g)
-        part = out[:, inputs.start * O : inputs.stop * O]
-        np.matmul(GG, g.reshape(9, -1), out=part)
+        part = slice(inputs.start * O, inputs.stop * O)
+        g = W.reshape(9, -1)[:, part]
+        if scale is not None:
+            scaled = threads.scratch('winograd_g', g.shape, W.dtype)
+            np.multiply(W[:, inputs], scale, out=scaled.reshape(9, -1, O))
+            g = scaled
+        np.matmul(GG, g, out=out[:, part])
 
     threads.run(task, _input_channels(I, O))
     out = out.reshape(16, I, O)

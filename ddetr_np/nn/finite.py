@@ -1,6 +1,7 @@
 """Where a NaN or infinity came from: the forward pass run again, watched."""
 
 import copy
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -73,9 +74,9 @@ def first_not_finite(model, images, mask=None, train=False, step=0, held=None):
     for name, module in _named_modules(watched):
         if hasattr(module, 'forward') and id(module) not in seen:
             seen.add(id(module))
-            module.forward = _watch(module.forward, name, module, watched)
+            _watch(module, name, watched)
     for name, module in _unnamed_modules(watched):
-        module.forward = _watch(module.forward, name, module, watched)
+        _watch(module, name, watched)
     try:
         with np.errstate(all='ignore'):
             # 'none' would take other roads, which fuse what is to be told apart
@@ -85,7 +86,8 @@ def first_not_finite(model, images, mask=None, train=False, step=0, held=None):
     return None
 
 
-def _watch(forward, name, module, model):
+def _watch(module, name, model):
+    forward = module.forward
     holders = [n for n, m in _named_modules(model) if not hasattr(m, 'forward')]
 
     def watch(*args, **keywords):
@@ -105,7 +107,9 @@ def _watch(forward, name, module, model):
             raise _FoundError(weight or NotFinite('output', name, bad))
         return result
 
-    return watch
+    module.forward = watch
+    # what is frozen is called by this: no road of its own, past what is watched
+    module.infer = functools.partial(Module.infer, module)
 
 
 def _weight(model, among):

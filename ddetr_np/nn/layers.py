@@ -299,7 +299,7 @@ class BatchNorm(Module):
         self.frozen = frozen
 
     def affine(self):
-        """Return the frozen norm as an affine map of each channel.
+        """Return the norm by its running statistics, an affine map of each channel.
 
         Returns
         -------

@@ -13,9 +13,10 @@ from ..module import EVAL, Module, forward_keeping, recall
 from .layers import BatchNorm, Conv2d
 
 
-def _conv_norm(x, conv, bn, run, relu=True, residual=None):
-    """ReLU(bn(conv(x)) + residual)."""
-    if bn.frozen:
+def _conv_norm(x, conv, bn, run, relu=True, residual=None, kept=True):
+    """ReLU(bn(conv(x)) + residual), and a cache if it is to be kept."""
+    # outside training a norm that learns has constants, too
+    if bn.frozen or not (run.train or kept):
         return ops.conv.conv_norm_relu(
             x, conv.weight.data, *bn.affine(), residual, relu, *conv.geometry
         )
@@ -92,7 +93,8 @@ class Stem(Module):
         -------
         y : (N, H/4, W/4, width) array
         """
-        return super().infer(x, run=run)
+        y, _ = _conv_norm(x, self.conv1, self.bn1, run, kept=False)
+        return ops.pool.max_pool(y)[0]
 
     def backward(self, dy, cache, need_dx=True):
         """Add to the gradients.
@@ -178,14 +180,31 @@ class Block(Module):
         cache : (down, caches)
             Of the shortcut's convolution, None where there is none, and of the others.
         """
+        return self._apply(x, run, True)
+
+    def infer(self, x, run=EVAL):
+        """Return the block's maps alone.
+
+        Parameters
+        ----------
+        x, run
+            As in `forward`.
+
+        Returns
+        -------
+        y : (N, H/stride, W/stride, O) array
+        """
+        return self._apply(x, run, False)[0]
+
+    def _apply(self, x, run, kept):
         shortcut, down = x, None
         if self.downsample:
-            shortcut, down = _conv_norm(x, *self.downsample, run, relu=False)
+            shortcut, down = _conv_norm(x, *self.downsample, run, False, None, kept)
         caches = []
         y = x
         for conv, bn in self._chain:
-            last = conv is self._chain[-1][0]
-            y, cache = _conv_norm(y, conv, bn, run, True, shortcut if last else None)
+            last = shortcut if conv is self._chain[-1][0] else None
+            y, cache = _conv_norm(y, conv, bn, run, True, last, kept)
             caches.append(cache)
         return y, (down, caches)
 

@@ -5,6 +5,7 @@ import pytest
 
 import ddetr_np
 from ddetr_np import backend, threads
+from ddetr_np.module import EVAL
 from ddetr_np.testing_model import randomise
 
 SIZES = [(1, 1), (2, 3), (4, 7), (63, 65), (64, 66), (150, 700)]
@@ -64,3 +65,17 @@ def test_the_same_bits_with_any_number_of_threads(n, rng):
         expected = stem.infer(x)
     with threads.limit(n):
         np.testing.assert_array_equal(stem.infer(x), expected)
+
+
+@pytest.mark.parametrize('backbone', ['resnet18', 'resnet50'])
+def test_a_norm_that_learns_is_folded_only_outside_training(backbone, rng):
+    fields = {'backbone': backbone, 'frozen_norm': False, 'freeze_at': 0}
+    model = randomise(
+        ddetr_np.build_model('single_scale', dtype='float64', width=8, **fields)
+    )
+    x = rng.standard_normal((2, 40, 50, 3))
+    body = model.backbone[0].body
+    for run in (EVAL, EVAL._replace(train=True, again=True)):
+        kept, _ = body.forward(x, 'all', run)
+        found, _ = body.forward(x, 'none', run)
+        np.testing.assert_allclose(found[-1], kept[-1], rtol=1e-9)
