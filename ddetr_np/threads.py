@@ -337,6 +337,39 @@ def even_tiles(n, size, multiple=1):
     return [slice(a, min(b, n)) for a, b in itertools.pairwise(ends) if a < n]
 
 
+def tapering_tiles(n, size, least=1, multiple=1):
+    """Return slices that cover range(n), shorter and shorter towards the end.
+
+    Threads that are not equally quick, as cores seldom are, then wait for each other no
+    longer than a short tile takes.
+
+    Parameters
+    ----------
+    n : int
+        Length of what is cut. If it is no more than `size`, it is left whole.
+    size : number
+        Of the longest slices.
+    least : number
+        Of the shortest; of the longest, too, if it is more than `size`.
+    multiple : int
+        Of which each slice's start is one.
+
+    Returns
+    -------
+    list of slice
+        In order: a quarter of what is left each time, within the bounds, which are
+        rounded up to `multiple`. Empty if `n` is 0.
+    """
+    slices, start = [], 0
+    while start < n:
+        left = n - start
+        step = left if n <= size else max(1, least, min(size, left / 4))
+        stop = start + math.ceil(step / multiple) * multiple
+        slices.append(slice(start, min(stop, n)))
+        start = stop
+    return slices
+
+
 def scratch(name, shape, dtype):
     """Return an array of this thread's own, its contents undefined.
 

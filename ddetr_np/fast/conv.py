@@ -27,7 +27,7 @@ from ..ops.conv import (
     conv_size,
 )
 from . import winograd
-from .rows import ELEMENTS, fits, matrix
+from .rows import ELEMENTS, fits, matrix, total
 
 WINDOWS = 1 << 20  # elements of a tile's windows
 PIXELS = 1 << 10  # output pixels of a tile
@@ -35,6 +35,7 @@ LEAST_PIXELS = 1 << 7  # fewer would not pay for arranging the kernel for the pr
 SHARES = 4  # tasks at least, where there are channels enough,
 LEAST_CHANNELS = 1 << 7  # … for each
 LEAST_BLOCK = 1 << 6  # channels of a kernel's gradient in a task
+RUNS = 16  # of tiles at most, each with a sum of its own for a kernel's gradient
 KERNELS = 1 << 22  # elements of all sums for a kernel's gradient together
 
 
@@ -62,16 +63,26 @@ class _Windows:
             and x.flags.c_contiguous
         )
 
-    def tiles(self, pixels=None):
-        """Return tiles of about as many pixels: (slice of pictures, of output rows).
+    def tiles(self, pixels=None, least=None):
+        """Return tiles of at most as many pixels: (slice of pictures, of output rows).
 
         Several pictures share a tile only if each is in it whole.
         """
-        if pixels is None:
-            pixels = min(PIXELS, max(LEAST_PIXELS, WINDOWS // self.width))
-        pictures = threads.tiles(len(self.x), pixels // (self.Ho * self.Wo))
-        # Winograd's take two rows at a time
-        parts = threads.even_tiles(self.Ho, pixels / self.Wo, 2 if self.Ho > 8 else 1)
+        most = pixels or min(PIXELS, max(LEAST_PIXELS, WINDOWS // self.width))
+        least = least or LEAST_PIXELS
+        parts = threads.tapering_tiles(self.Ho, most / self.Wo, least / self.Wo)
+        return self._with_pictures(parts, most)
+
+    def winograd_tiles(self):
+        """Return the same for Winograd's products, whose short tiles do not pay.
+
+        They take two rows at a time.
+        """
+        most = winograd.PIXELS
+        return self._with_pictures(threads.even_tiles(self.Ho, most / self.Wo, 2), most)
+
+    def _with_pictures(self, parts, most):
+        pictures = threads.tiles(len(self.x), most // (self.Ho * self.Wo))
         return [(some, part) for some in pictures for part in parts]
 
     def __call__(self, tile):
@@ -224,7 +235,7 @@ def _convolve(windows, kernel, y, shift=None, residual=None, relu=False):
         if result is not out:
             out[...] = result
 
-    tiles = windows.tiles(winograd.PIXELS if quick else None)
+    tiles = windows.winograd_tiles() if quick else windows.tiles()
     # small maps have few rows to share, but many channels
     blocks = threads.tiles(O, max(LEAST_CHANNELS, -(-O * len(tiles) // SHARES)))
     # as long as a tile: NumPy's maximum with a number, or with a row, is slower
@@ -348,13 +359,16 @@ def _kernel_gradient(dy, conv):
     windows = _forward_windows(x, W, stride, padding, dilation)
     kh, kw, I, O = W.shape
     quick = windows.suit_winograd(O)
-    pixels = winograd.PIXELS if quick else None
-    if windows.pointwise:  # nothing is laid out for these, so that they may be long
-        pixels = max(PIXELS, -(-dy.size // O // SHARES))
-    tiles = windows.tiles(pixels)
+    if quick:
+        tiles = windows.winograd_tiles()
+    elif windows.pointwise:  # nothing is laid out for these, so that they may be long
+        pixels = dy.size // O
+        tiles = windows.tiles(max(PIXELS, pixels // SHARES), pixels // RUNS)
+    else:
+        tiles = windows.tiles()
     taps = 16 if quick else kh * kw
     # runs, as far as their sums are small, and blocks for the rest of the shares
-    most = max(1, min(len(tiles), SHARES, KERNELS // (taps * I * O)))
+    most = max(1, min(len(tiles), SHARES if quick else RUNS, KERNELS // (taps * I * O)))
     runs = threads.tiles(len(tiles), -(-len(tiles) // most))
     channels = I if quick else O
     blocks = threads.tiles(channels, max(LEAST_BLOCK, -(-channels * most // SHARES)))
@@ -362,19 +376,19 @@ def _kernel_gradient(dy, conv):
 
     def winograd_task(which):
         run, block = which
-        total = sums[run, :, block]
-        product = threads.scratch('conv_dW', total.shape, W.dtype)
+        mine = sums[run, :, block]
+        product = threads.scratch('conv_dW', mine.shape, W.dtype)
         for tile in tiles[runs[run]]:
             patches = winograd.patches(windows.even_and_odd(tile, block))
-            total += winograd.kernel_products(patches, dy[tile], product)
+            mine += winograd.kernel_products(patches, dy[tile], product)
 
     def task(which):
         run, block = which
-        total = sums[run].reshape(-1, O)[:, block]
-        product = threads.scratch('conv_dW', total.shape, W.dtype)
+        mine = sums[run].reshape(-1, O)[:, block]
+        product = threads.scratch('conv_dW', mine.shape, W.dtype)
         for tile in tiles[runs[run]]:
             d = dy[tile].reshape(-1, O)[:, block]
-            total += np.matmul(windows(tile).T, d, out=product)
+            mine += np.matmul(windows(tile).T, d, out=product)
 
     threads.run(
         winograd_task if quick else task,
@@ -382,8 +396,7 @@ def _kernel_gradient(dy, conv):
     )
     if quick:
         return winograd.kernel_gradient(sums)
-    total = sums[0] if len(runs) == 1 else sums.sum(0)
-    return total.reshape(W.shape)
+    return total(sums).reshape(W.shape)
 
 
 def _channel_sums(dy):

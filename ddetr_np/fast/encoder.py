@@ -173,7 +173,7 @@ def fast_infer(layer, x, pos, p_hat, shapes, padding, run=EVAL):
         y[n, tokens] = h
 
     threads.run(project, [(n, *rows) for n in range(N) for rows in maps.rows(TOKENS)])
-    tiles = threads.tiles(S, queries)
+    tiles = threads.tapering_tiles(S, queries, LEAST)
     threads.run(through, [(n, part) for n in range(N) for part in tiles])
     return y
 

@@ -16,16 +16,15 @@ from ..ops.feed_forward import (
     feed_forward_backward,
 )
 from .dropout import drop_rows
-from .rows import fits, matrix, product_shares
+from .rows import LEAST_ROWS, fits, groups, matrix, product_shares, total
 
 HIDDEN = 1 << 20  # elements of a tile
-GROUPS = 8
 
 
 def _tiles(n, F, C):
     rows = min(HIDDEN / F, n / max(1, product_shares(n, n * F * C)))
     # a part of dropout's mask begins at a multiple of what is drawn at once
-    return threads.even_tiles(n, rows, DRAWN)
+    return threads.tapering_tiles(n, rows, min(rows, LEAST_ROWS), DRAWN)
 
 
 @twin(feed_forward)
@@ -66,16 +65,16 @@ def fast_feed_forward_backward(dy, cache):
     n, F = hidden.shape
     dx = np.empty(rows.shape, x.dtype)
     tiles = _tiles(n, F, len(W2))
-    groups = [tiles[i::GROUPS] for i in range(min(GROUPS, len(tiles)))]
-    dW1 = np.zeros((len(groups), *W1.shape), x.dtype)
-    dW2 = np.zeros((len(groups), *W2.shape), x.dtype)
-    db1 = np.zeros((len(groups), 1, F), x.dtype)
-    db2 = np.zeros((len(groups), 1, len(W2)), x.dtype)
+    tasks = groups(tiles)
+    dW1 = np.zeros((len(tasks), *W1.shape), x.dtype)
+    dW2 = np.zeros((len(tasks), *W2.shape), x.dtype)
+    db1 = np.zeros((len(tasks), 1, F), x.dtype)
+    db2 = np.zeros((len(tasks), 1, len(W2)), x.dtype)
     one = np.ones((1, max(part.stop - part.start for part in tiles)), x.dtype)
 
     def task(g):
         dW = threads.scratch('ffn_dW', W1.shape, x.dtype)
-        for part in groups[g]:
+        for part in tasks[g]:
             h, d = hidden[part], drows[part]
             np.matmul(d.T, h, out=dW.reshape(W2.shape))
             np.add(dW2[g], dW.reshape(W2.shape), out=dW2[g])
@@ -92,6 +91,6 @@ def fast_feed_forward_backward(dy, cache):
             db1[g] += ones @ dh
             db2[g] += ones @ d
 
-    threads.run(task, range(len(groups)))
-    sums = (a.sum(0) for a in (dW1, db1[:, 0], dW2, db2[:, 0]))
+    threads.run(task, range(len(tasks)))
+    sums = map(total, (dW1, db1[:, 0], dW2, db2[:, 0]))
     return dx.reshape(x.shape), *sums

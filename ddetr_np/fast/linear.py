@@ -13,10 +13,9 @@ from ..ops.attention import (
 )
 from ..ops.linear import linear, linear_backward
 from .activation import softmax_backward_rows, softmax_rows
-from .rows import fits, matrix, row_tiles
+from .rows import fits, groups, matrix, row_tiles, total
 
 BLOCK = 1 << 7  # rows of dW: with fewer the BLAS arranges more than it multiplies
-GROUPS = 8  # of tiles, each with a sum of its own
 
 
 @twin(linear)
@@ -43,28 +42,28 @@ def fast_linear_backward(dy, cache, need_dx=True):
     rows, drows = matrix(x), matrix(dy)
     dx = np.empty(rows.shape, x.dtype) if need_dx else None
     tiles = row_tiles(len(rows), max(W.shape), work=len(rows) * W.size)
-    groups = [tiles[i::GROUPS] for i in range(min(GROUPS, len(tiles)))]
-    dW = np.zeros((len(groups), *W.shape), W.dtype)
-    db = np.zeros((len(groups), 1, len(W)), W.dtype)
+    tasks = groups(tiles)
+    dW = np.zeros((len(tasks), *W.shape), W.dtype)
+    db = np.zeros((len(tasks), 1, len(W)), W.dtype)
     one = np.ones((1, len(rows)), dy.dtype)  # the BLAS sums down the columns
     # few rows are shared out by their outputs
     blocks = threads.tiles(len(W), BLOCK if len(tiles) == 1 else len(W))
 
     def task(where):
         g, block = where
-        total = dW[g, block]
-        product = threads.scratch('linear_dW', total.shape, W.dtype)
-        for part in groups[g]:
+        mine = dW[g, block]
+        product = threads.scratch('linear_dW', mine.shape, W.dtype)
+        for part in tasks[g]:
             d = drows[part, block]
-            total += np.matmul(d.T, rows[part], out=product)
+            mine += np.matmul(d.T, rows[part], out=product)
             db[g, :, block] += one[:, : len(d)] @ d
             if need_dx and block == blocks[-1]:
                 np.matmul(drows[part], W, out=dx[part])
 
-    threads.run(task, [(g, block) for g in range(len(groups)) for block in blocks])
+    threads.run(task, [(g, block) for g in range(len(tasks)) for block in blocks])
     if need_dx:
         dx = dx.reshape(x.shape)
-    return dx, dW.sum(0), db.sum((0, 1))
+    return dx, total(dW), db.sum((0, 1))
 
 
 @twin(attention)

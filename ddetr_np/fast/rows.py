@@ -67,7 +67,8 @@ def row_tiles(n, width, multiple=1, work=0):
     """
     shares = max(1, product_shares(n, work), min(SHARES, n * width // LEAST))
     size = min(max(1, ELEMENTS // width), -(-n // shares))
-    return threads.even_tiles(n, size, multiple)
+    least = min(size, max(1, LEAST // width))
+    return threads.tapering_tiles(n, size, least, multiple)
 
 
 def product_shares(n, work):
@@ -86,6 +87,44 @@ def product_shares(n, work):
         0 to `SHARES`.
     """
     return min(SHARES, n // LEAST_ROWS, work // LEAST_WORK)
+
+
+def groups(tiles):
+    """Share out tiles among tasks that have a sum each, longer ones first.
+
+    Parameters
+    ----------
+    tiles : list
+        Of one length.
+
+    Returns
+    -------
+    list of list
+    """
+    parts = threads.tapering_tiles(len(tiles), len(tiles) / SHARES)
+    return [tiles[part] for part in parts]
+
+
+def total(parts):
+    """Return Σ parts over the first axis, in its order.
+
+    Parameters
+    ----------
+    parts : (n, ...) array
+        Such as each task's sums; it may be overwritten.
+
+    Returns
+    -------
+    (...) array
+    """
+    flat = parts.reshape(len(parts), -1)
+
+    def task(where):
+        for part in flat[1:, where]:
+            np.add(flat[0, where], part, out=flat[0, where])
+
+    threads.run(task, threads.tiles(flat.shape[1], LEAST))
+    return flat[0].reshape(parts.shape[1:])
 
 
 def tile_sums(a, b=None):

@@ -17,7 +17,7 @@ G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, -1]])
 LEAST = 128  # channels; with fewer the transforms cost more than they save,
 LEAST_FAR = 48  # … unless the input is beyond the caches: windows are nine reads of it
 FAR = 1 << 21  # elements
-SHARE = 1 << 16  # kernels worth a task
+SHARE = 1 << 15  # kernels worth a task
 PIXELS = 1 << 10  # output pixels of a tile: 16 products with a quarter as many rows
 
 
