@@ -129,9 +129,10 @@ def fast_infer(layer, x, pos, p_hat, shapes, padding, run=EVAL):
         _linear(x[n, tokens], W.value, v)
         if padding is not None:
             v[padding[n, tokens]] = 0
+        heads = _whole(v.reshape(-1, M, Cv))
         for m in range(M):
-            to = interiors(values[n, m])
-            to[...] = v[:, m * Cv : (m + 1) * Cv].reshape(to.shape)
+            to = _whole(interiors(values[n, m]))
+            to[...] = heads[:, m].reshape(to.shape)
 
     def through(where):
         n, part = where
