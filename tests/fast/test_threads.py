@@ -167,6 +167,46 @@ def test_tiles_cover_everything():
     assert threads.tiles(0, 4) == []
 
 
+LENGTHS = [0, 1, 2, 3, 7, 50, 267, 17821]
+
+
+def lengths(slices, n, multiple):
+    """Check that slices cover range(n) in order, and return how long each is."""
+    ends = [part.stop for part in slices]
+    assert [part.start for part in slices] == [0, *ends][: len(slices)]
+    assert (ends[-1:] or [0]) == [n]
+    assert all(part.start % multiple == 0 for part in slices)
+    return [part.stop - part.start for part in slices]
+
+
+@pytest.mark.parametrize('n', LENGTHS)
+@pytest.mark.parametrize('size', [0.3, 1, 4, 15.2, 1024])
+@pytest.mark.parametrize('multiple', [1, 2, 16])
+def test_even_tiles_are_nearly_equally_long(n, size, multiple):
+    found = lengths(threads.even_tiles(n, size, multiple), n, multiple)
+    assert all(found)
+    if n:
+        assert len(found) in (1, 2) or len(found) % 4 == 0 or max(found) <= multiple
+        assert max(found) <= max(size, 1) + multiple
+        assert max(found) - min(found[:-1], default=max(found)) <= multiple
+
+
+@pytest.mark.parametrize('n', LENGTHS)
+@pytest.mark.parametrize(
+    ('size', 'least'), [(0.3, 0.1), (4, 1), (15.2, 3), (1024, 128)]
+)
+@pytest.mark.parametrize('multiple', [1, 2, 16])
+def test_tapering_tiles_end_with_short_ones(n, size, least, multiple):
+    found = lengths(threads.tapering_tiles(n, size, least, multiple), n, multiple)
+    assert all(found)
+    if 0 < n <= size:
+        assert found == [n]
+    assert found[:-1] == sorted(found[:-1], reverse=True)
+    assert max(found, default=0) < max(size, 1) + multiple
+    if n > 8 * size and size >= 4 * least:
+        assert found[-2] <= max(least, multiple) + multiple
+
+
 @pytest.mark.skipif(not sys.platform.startswith('linux'), reason="the C library's own")
 def test_freed_memory_is_kept():
     program = """if True:

@@ -294,6 +294,56 @@ def test_every_pixel_is_in_the_order_once(shapes):
     np.testing.assert_array_equal(_order(shapes, S + 1), np.arange(S + 1))
 
 
+@pytest.fixture(params=[False, True], ids=['bordered copies', 'in place'])
+def few(request, monkeypatch):
+    """Both ways of reading values, whatever the number of queries."""
+    monkeypatch.setattr(sampling, '_few', lambda *sizes: request.param)
+
+
+@pytest.mark.usefixtures('few')
+@pytest.mark.parametrize('strided', [False, True])
+@pytest.mark.parametrize('dtype', ['float32', 'float64'])
+def test_both_ways_of_reading_values(dtype, strided, rng):
+    name = 'ms_deform_attn.ms_deform_attn'
+    test_twin_is_the_plain_operation(name, dtype, strided, rng)
+
+
+@pytest.mark.usefixtures('few')
+def test_points_far_outside_read_nothing(rng):
+    shapes, M = ((2, 3), (1, 1)), 2
+    value = rng.standard_normal((1, 7, M, 3)) + 100
+    loc = np.array([-5.0, -1e30, 1.5, 1e30, np.inf, -np.inf, 0.1, 0.5])
+    loc = np.stack(np.meshgrid(loc, loc), -1).reshape(1, -1, 1, 1, 1, 2)
+    loc = np.broadcast_to(loc, (1, 64, M, 2, 1, 2)).copy()
+    A, dy = rng.random((1, 64, M, 2, 1)), rng.standard_normal((1, 64, M, 3))
+
+    def core():
+        y, cache = ops.ms_deform_attn.ms_deform_attn(value, shapes, loc, A)
+        return y, ops.ms_deform_attn.ms_deform_attn_backward(dy, cache)
+
+    found, expected = run_both(core)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, 1e-9, 1e-12)
+    assert (found[0] == 0).any()
+    loc[0, 9, 0] = np.nan
+    y, _ = ops.ms_deform_attn.ms_deform_attn(value, shapes, loc, A)
+    np.testing.assert_array_equal(np.isnan(y).all(-1), np.isnan(loc).any((3, 4, 5)))
+
+
+def test_few_queries_read_in_place(monkeypatch, rng):
+    called = []
+    places = sampling._Places
+    monkeypatch.setattr(
+        sampling, '_Places', lambda *a: called.append(a[1]) or places(*a)
+    )
+    value, shapes = rng.standard_normal((1, 200, 3, 4)), ((10, 20),)
+    for Nq in (50, 51):
+        loc, A = rng.random((1, Nq, 3, 1, 4, 2)), rng.random((1, Nq, 3, 1, 4))
+        ops.ms_deform_attn.ms_deform_attn(value, shapes, loc, A)
+    assert called == [3]  # 50 · 4 points, no more than there are tokens
+
+
+@pytest.mark.usefixtures('few')
 @pytest.mark.parametrize('Nq', [29, 77])
 @pytest.mark.parametrize(('points', 'product', 'read'), [(1, 1, 1), (84, 24, 350)])
 def test_sampling_in_tiles_of_any_size(points, product, read, Nq, monkeypatch, rng):
