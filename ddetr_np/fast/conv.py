@@ -239,7 +239,8 @@ def _convolve(windows, kernel, y, shift=None, residual=None, relu=False):
     # small maps have few rows to share, but many channels
     blocks = threads.tiles(O, max(LEAST_CHANNELS, -(-O * len(tiles) // SHARES)))
     # as long as a tile: NumPy's maximum with a number, or with a row, is slower
-    zero = np.zeros(max(y[tile][..., blocks[0]].size for tile in tiles), y.dtype)
+    longest = max(y[tile][..., blocks[0]].size for tile in tiles) if relu else 0
+    zero = np.zeros(longest, y.dtype)
     threads.run(task, [(*tile, block) for tile in tiles for block in blocks])
 
 
