@@ -194,12 +194,13 @@ class _Kernel(NamedTuple):
             return (g if scale is None else g * scale).T
         shape = (I, O) if turned is None else (O, I)
         out = np.empty((len(taps), *shape), W.dtype)
+        factor = 1 if scale is None else scale
 
         def task(where):
             tap, inputs = where
             g = taps[tap][inputs]
             to = out[tap, inputs] if turned is None else out[tap, :, inputs].T
-            np.multiply(g, 1 if scale is None else scale, out=to)
+            np.multiply(g, factor, out=to)
 
         parts = threads.tiles(I, ELEMENTS // O)
         threads.run(task, [(tap, part) for tap in range(len(taps)) for part in parts])
@@ -395,9 +396,8 @@ def _kernel_gradient(dy, conv):
         winograd_task if quick else task,
         [(run, block) for run in range(len(runs)) for block in blocks],
     )
-    if quick:
-        return winograd.kernel_gradient(sums)
-    return total(sums).reshape(W.shape)
+    sums = total(sums)
+    return winograd.kernel_gradient(sums) if quick else sums.reshape(W.shape)
 
 
 def _channel_sums(dy):

@@ -104,19 +104,20 @@ class _Maps:
 
 
 class _Places:
-    """Where in the tokens a bordered map's pixels are, and that its border is nowhere.
+    """Where in the values a bordered map's pixels are, and that its border is nowhere.
 
     Heads stand side by side in a token: a head's row for it is its number times M.
     """
 
-    def __init__(self, maps, M, dtype):
-        self.row = np.zeros((maps.total + 1, 1), np.int32)
-        self.inside = np.zeros((maps.total + 1, 1), dtype)
-        for a, fill in ((self.row, lambda t: t * M), (self.inside, np.ones_like)):
-            for tokens, level in maps.inside(a):
-                numbers = np.arange(tokens.start, tokens.stop)
-                level[...] = fill(numbers).reshape(level.shape)
-        self.row, self.inside = self.row.ravel(), self.inside.ravel()
+    def __init__(self, maps, value):
+        N, _, M, Cv = value.shape
+        self.rows = np.ascontiguousarray(value).reshape(N, -1, Cv)
+        row = np.full((maps.total + 1, 1), -1, np.int32)
+        for tokens, level in maps.inside(row):
+            numbers = np.arange(tokens.start, tokens.stop)
+            level[...] = M * numbers.reshape(level.shape)
+        self.inside = (row.ravel() >= 0).astype(value.dtype)
+        self.row = np.maximum(row.ravel(), 0)
 
     def __call__(self, columns, right, weights):
         """Return the rows that pixels are in, and their weights, 0 for the border's."""
@@ -302,11 +303,8 @@ def fast_ms_deform_attn(value, shapes, loc, A):
     levels = _Levels.of(maps, queries, K, value.dtype)
     ends = np.arange(0, queries * L * K + 1, L * K, dtype=np.int32)
     heads = [(n, m) for n in range(N) for m in range(M)]
-    places = None
-    if _few(Nq, L * K, value.shape[1], M):
-        places = _Places(maps, M, value.dtype)
-        tokens = np.ascontiguousarray(value).reshape(N, -1, Cv)
-    else:
+    places = _Places(maps, value) if _few(Nq, L * K, value.shape[1], M) else None
+    if not places:
         # of all heads, so that a head is not one thread's: cores differ in speed
         values = threads.scratch('values', (N, M, maps.total, Cv), value.dtype)
 
@@ -324,7 +322,7 @@ def fast_ms_deform_attn(value, shapes, loc, A):
         out[...] = 0
         for some, columns, right, weight in tile.corners():
             if places:
-                v = tokens[n, m:]
+                v = places.rows[n, m:]
                 columns, weight = places(columns, right, weight)
             else:
                 v = values[n, m, right:]
@@ -356,11 +354,9 @@ def fast_ms_deform_attn_backward(dy, cache):
     levels = _Levels.of(maps, queries, K, value.dtype)
     ends = np.arange(0, queries * L * K + 1, L * K, dtype=np.int32)
 
-    places = None
-    if _few(Nq, L * K, value.shape[1], M):
-        places = _Places(maps, M, value.dtype)
-        tokens = np.ascontiguousarray(value).reshape(N, -1, Cv)
-        dtokens = dvalue.reshape(N, -1, Cv)
+    places = _Places(maps, value) if _few(Nq, L * K, value.shape[1], M) else None
+    if places:
+        drows = dvalue.reshape(N, -1, Cv)
 
         def clear(where):
             dvalue[where] = 0
@@ -371,7 +367,7 @@ def fast_ms_deform_attn_backward(dy, cache):
     def head(where):
         n, m = where
         if places:
-            v, dv = tokens[n, m:], dtokens[n, m:]
+            v, dv = places.rows[n, m:], drows[n, m:]
         else:
             v, dv = (
                 threads.scratch(name, (maps.total, Cv), value.dtype)

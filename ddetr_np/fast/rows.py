@@ -49,6 +49,8 @@ def matrix(a):
 def row_tiles(n, width, multiple=1, work=0):
     """Return tiles of n rows: few enough for each to be worth a thread's while.
 
+    They taper, so that threads end together.
+
     Parameters
     ----------
     n : int
@@ -90,16 +92,17 @@ def product_shares(n, work):
 
 
 def groups(tiles):
-    """Share out tiles among tasks that have a sum each, longer ones first.
+    """Share out tiles among tasks that have a sum each, those with most of them first.
 
     Parameters
     ----------
     tiles : list
-        Of one length.
+        Of slices.
 
     Returns
     -------
     list of list
+        Runs of the tiles, in order.
     """
     parts = threads.tapering_tiles(len(tiles), len(tiles) / SHARES)
     return [tiles[part] for part in parts]

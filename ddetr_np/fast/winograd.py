@@ -172,25 +172,22 @@ def kernel_gradient(sums):
 
     Parameters
     ----------
-    sums : (runs, 16, I, O) array
-        Over the tiles of each run; overwritten.
+    sums : (16, I, O) array
+        Over all tiles.
 
     Returns
     -------
     dg : (3, 3, I, O) array
         ∂loss/∂g.
     """
-    runs, _, I, O = sums.shape
+    _, I, O = sums.shape
     GG = np.kron(G, G).astype(sums.dtype).T.copy()
-    sums = sums.reshape(runs, 16, I * O)
+    sums = sums.reshape(16, I * O)
     dg = np.empty((9, I * O), sums.dtype)
 
     def task(inputs):
         part = slice(inputs.start * O, inputs.stop * O)
-        total = sums[0, :, part]
-        for more in sums[1:, :, part]:
-            np.add(total, more, out=total)
-        np.matmul(GG, total, out=dg[:, part])
+        np.matmul(GG, sums[:, part], out=dg[:, part])
 
     threads.run(task, _input_channels(I, O))
     return dg.reshape(3, 3, I, O)

@@ -1,7 +1,7 @@
 """The backbone: a ResNet, channels last, with torchvision's names.
 
-Where the batch norms are frozen (published), convolution, norm, residual and ReLU are
-one operation; where they learn, they are four.
+Convolution, norm, residual and ReLU are one operation where the batch norms are frozen
+(published), or outside training where nothing is kept; else they are four.
 """
 
 from typing import Any, NamedTuple
