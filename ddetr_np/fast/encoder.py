@@ -14,7 +14,7 @@ from .. import threads
 from ..backend import twin
 from ..module import EVAL
 from ..ops.norm import EPS
-from .ms_deform_attn import _Levels, _Maps, _order, _Tile, _whole
+from .corner_reads import Levels, Maps, Tile, as_items, query_order
 from .rows import SHARES
 from .sparse import add_product
 
@@ -113,14 +113,14 @@ def fast_infer(layer, x, pos, p_hat, shapes, padding, run=EVAL):
     M, L, K = layer.self_attn.shape
     Cv = C // M
     W = _Weights.of(layer, shapes)
-    maps = _Maps(shapes)
+    maps = Maps(shapes)
     values = threads.scratch('values', (N, M, maps.total, Cv), x.dtype)
     maps.clear_borders(values)
     y = np.empty_like(x)
     shares = max(1, min(SHARES, S // LEAST))
     queries = min(TOKENS, -(-S // shares))
-    order = _order(tuple(map(tuple, shapes)), S)
-    levels = _Levels.of(maps, queries * M, K, x.dtype)
+    order = query_order(tuple(map(tuple, shapes)), S)
+    levels = Levels.of(maps, queries * M, K, x.dtype)
     ends = np.arange(0, queries * L * K + 1, L * K, dtype=np.int32)
 
     def project(where):
@@ -129,9 +129,9 @@ def fast_infer(layer, x, pos, p_hat, shapes, padding, run=EVAL):
         _linear(x[n, tokens], W.value, v)
         if padding is not None:
             v[padding[n, tokens]] = 0
-        heads = _whole(v.reshape(-1, M, Cv))
+        heads = as_items(v.reshape(-1, M, Cv))
         for m in range(M):
-            to = _whole(interiors(values[n, m]))
+            to = as_items(interiors(values[n, m]))
             to[...] = heads[:, m].reshape(to.shape)
 
     def through(where):
@@ -146,10 +146,10 @@ def fast_infer(layer, x, pos, p_hat, shapes, padding, run=EVAL):
         query[:, C] = 1
         query[:, C + 1 :] = p_hat[n, tokens].reshape(t, -1)
         # all heads at once, one after another: fewer and longer steps
-        tile = _Tile(M * t, L * K, x.dtype, levels)
+        tile = Tile(M * t, L * K, x.dtype, levels)
         points = threads.scratch('points', (t, 2 * M, L * K), x.dtype)
         np.matmul(query, W.points, out=points.reshape(t, -1))
-        _whole(tile.xy.reshape(2 * M, t, -1))[...] = _whole(points).swapaxes(0, 1)
+        as_items(tile.xy.reshape(2 * M, t, -1))[...] = as_items(points).swapaxes(0, 1)
         scores = threads.scratch('scores', (M, L * K, t), x.dtype)
         np.matmul(W.scores, query[:, : C + 1].T, out=scores.reshape(-1, t))
         _softmax(scores, tile.A.reshape(M, t, -1).swapaxes(1, 2))
@@ -159,7 +159,8 @@ def fast_infer(layer, x, pos, p_hat, shapes, padding, run=EVAL):
         for some, columns, right, weight in tile.corners(M):
             v = values[n, some.start // t, right:]
             add_product(ends, columns, weight, v, read[some])
-        _whole(z.reshape(t, M, Cv))[...] = _whole(read.reshape(M, t, Cv)).swapaxes(0, 1)
+        heads = as_items(read.reshape(M, t, Cv))
+        as_items(z.reshape(t, M, Cv))[...] = heads.swapaxes(0, 1)
         h = threads.scratch('h', (t, C), x.dtype)
         _linear(z, W.output, h)
         np.add(h, x_tile, out=h)

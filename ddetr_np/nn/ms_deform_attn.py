@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 from .. import ops
-from ..backend import get_xp
+from ..backend import get_xp, replaceable
 from ..module import Module
 from .init import offset_bias
 from .layers import Linear
@@ -62,24 +62,61 @@ class MSDeformAttn(Module):
         y : (N, Nq, C) array
         cache : MSDeformAttnCache
         """
-        M, L, K = self.shape
         N, Nq, C = z.shape
+        M = self.shape[0]
         value, value_cache = self.value_proj.forward(x)
         if padding is not None:
             value = get_xp(value).where(padding[..., None], 0, value)
+        loc, A, (offsets, weights, locations) = self.points(z, p_hat, shapes)
+        y, core = ops.ms_deform_attn.ms_deform_attn(
+            value.reshape(N, -1, M, C // M), shapes, loc, A
+        )
+        y, output = self.output_proj.forward(y.reshape(N, Nq, C))
+        return y, MSDeformAttnCache(
+            offsets, weights, value_cache, padding, locations, core, output
+        )
+
+    @replaceable
+    def infer(self, z, p_hat, x, shapes, padding=None):
+        """Return what `forward` does, without a cache.
+
+        Parameters
+        ----------
+        z, p_hat, x, shapes, padding
+            As in `forward`.
+
+        Returns
+        -------
+        y : (N, Nq, C) array
+        """
+        return self.forward(z, p_hat, x, shapes, padding)[0]
+
+    def points(self, z, p_hat, shapes):
+        """Return where the queries look, and how much what they find there counts.
+
+        Parameters
+        ----------
+        z, p_hat, shapes
+            As in `forward`.
+
+        Returns
+        -------
+        loc : (N, Nq, M, L, K, 2) array
+            φ_l(p̂_q) + Δp_mlqk, as fractions of the levels' width and height.
+        A : (N, Nq, M, L, K) array
+            Σ_lk A_mlqk = 1.
+        caches : tuple
+            Of the offsets, the weights and the locations.
+        """
+        M, L, K = self.shape
+        N, Nq, _ = z.shape
         offset, offsets = self.sampling_offsets.forward(z)
         loc, locations = ops.ms_deform_attn.sampling_locations(
             p_hat, offset.reshape(N, Nq, M, L, K, 2), shapes
         )
         scores, weights = self.attention_weights.forward(z)
         A, _ = ops.activation.softmax(scores.reshape(N, Nq, M, L * K))
-        y, core = ops.ms_deform_attn.ms_deform_attn(
-            value.reshape(N, -1, M, C // M), shapes, loc, A.reshape(N, Nq, M, L, K)
-        )
-        y, output = self.output_proj.forward(y.reshape(N, Nq, C))
-        return y, MSDeformAttnCache(
-            offsets, weights, value_cache, padding, locations, core, output
-        )
+        return loc, A.reshape(N, Nq, M, L, K), (offsets, weights, locations)
 
     def backward(self, dy, cache, need_dp_hat=True):
         """Add to the gradients.

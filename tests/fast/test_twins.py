@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from ddetr_np import backend, ops, threads
+from ddetr_np.fast import corner_reads, sparse, winograd
 from ddetr_np.fast import ms_deform_attn as sampling
-from ddetr_np.fast import sparse, winograd
-from ddetr_np.fast.ms_deform_attn import _order
+from ddetr_np.fast.corner_reads import query_order
 from ddetr_np.fast.rows import row_tiles
 from ddetr_np.testing.operations import operation, run_backward, run_forward
 from ddetr_np.testing.table import CASES, cases
@@ -281,7 +281,7 @@ def test_the_same_bits_with_any_number_of_threads(n, rng):
 def test_a_quarter_of_the_pixels_in_order_is_a_quarter_of_the_picture():
     shapes = ((16, 24), (8, 12))
     place = np.concatenate([(np.indices(s).reshape(2, -1).T + 0.5) / s for s in shapes])
-    order = _order(shapes, len(place))
+    order = query_order(shapes, len(place))
     quarters = (place[order] >= 0.5) @ (2, 1)
     np.testing.assert_array_equal(quarters, np.repeat(np.arange(4), len(place) // 4))
     np.testing.assert_array_equal(np.sort(order), np.arange(len(place)))
@@ -290,14 +290,14 @@ def test_a_quarter_of_the_pixels_in_order_is_a_quarter_of_the_picture():
 @pytest.mark.parametrize('shapes', [((1, 7),), ((40, 3), (1, 1)), ((5, 9000),)])
 def test_every_pixel_is_in_the_order_once(shapes):
     S = sum(H * W for H, W in shapes)
-    np.testing.assert_array_equal(np.sort(_order(shapes, S)), np.arange(S))
-    np.testing.assert_array_equal(_order(shapes, S + 1), np.arange(S + 1))
+    np.testing.assert_array_equal(np.sort(query_order(shapes, S)), np.arange(S))
+    np.testing.assert_array_equal(query_order(shapes, S + 1), np.arange(S + 1))
 
 
 @pytest.fixture(params=[False, True], ids=['bordered copies', 'in place'])
 def few(request, monkeypatch):
     """Both ways of reading values, whatever the number of queries."""
-    monkeypatch.setattr(sampling, '_few', lambda *sizes: request.param)
+    monkeypatch.setattr(sampling, 'few_reads', lambda *sizes: request.param)
 
 
 @pytest.mark.usefixtures('few')
@@ -332,15 +332,15 @@ def test_points_far_outside_read_nothing(rng):
 
 def test_few_queries_read_in_place(monkeypatch, rng):
     called = []
-    places = sampling._Places
+    places = sampling.Places
     monkeypatch.setattr(
-        sampling, '_Places', lambda *a: called.append(a[1].shape) or places(*a)
+        sampling, 'Places', lambda *a: called.append(a[2]) or places(*a)
     )
     value, shapes = rng.standard_normal((1, 200, 3, 4)), ((10, 20),)
     for Nq in (50, 51):
         loc, A = rng.random((1, Nq, 3, 1, 4, 2)), rng.random((1, Nq, 3, 1, 4))
         ops.ms_deform_attn.ms_deform_attn(value, shapes, loc, A)
-    assert called == [value.shape]  # 50 · 4 points, no more than there are tokens
+    assert called == [3]  # 50 · 4 points, no more than there are tokens
 
 
 @pytest.mark.usefixtures('few')
@@ -349,7 +349,7 @@ def test_few_queries_read_in_place(monkeypatch, rng):
 def test_sampling_in_tiles_of_any_size(points, product, read, Nq, monkeypatch, rng):
     monkeypatch.setattr(sampling, 'POINTS', points)
     monkeypatch.setattr(sampling, 'POINTS_BACK', 2 * points)
-    monkeypatch.setattr(sampling, 'PRODUCT', product)
+    monkeypatch.setattr(corner_reads, 'PRODUCT', product)
     monkeypatch.setattr(sampling, 'READ', read)
     N, M, L, K, shapes = 2, 3, 2, 3, ((7, 9), (2, 7))  # 77 pixels
     value = rng.standard_normal((N, 77, M, 5))

@@ -1,0 +1,310 @@
+"""What sampling points read: the corners they lie between, and how much of each.
+
+A head's map gets a border of two zero pixels: points outside read zeros like any other;
+no corner needs a mask. Queries are taken in an order in which those near each other in
+the picture follow each other, whatever their levels: they read the same values.
+"""
+
+import functools
+import itertools
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .. import threads
+
+PRODUCT = 1 << 14  # points of a product: few enough for their values to stay in cache
+BORDER = 2  # a point held at −2 or W has both of its pixels in the border
+
+
+class Maps:
+    """The levels of one head, bordered, as (pixels, Cv) in one array.
+
+    Rows of a map share their borders: what is right of one is left of the next.
+    """
+
+    def __init__(self, shapes):
+        self.sizes = np.array(shapes).reshape(-1, 2)
+        H, W = self.sizes.T
+        self.pitch = W + BORDER
+        pixels = (H + 2 * BORDER) * self.pitch + BORDER
+        self.ends = np.cumsum(pixels)
+        self.starts = self.ends - pixels
+        self.total = int(pixels.sum())
+
+    def inside(self, a):
+        """Yield (tokens, map): each level's slice of S, its (H, W, Cv) in a."""
+        token = 0
+        for (H, W), pitch, start in zip(self.sizes, self.pitch, self.starts):
+            level = a[start : start + (H + 2 * BORDER) * pitch]
+            level = level.reshape(H + 2 * BORDER, pitch, -1)
+            yield slice(token, token + H * W), level[BORDER:-BORDER, BORDER:]
+            token += H * W
+
+    def rows(self, tokens):
+        """Cut the levels into whole rows of about as many tokens.
+
+        Yields
+        ------
+        slice
+            Of S.
+        callable
+            From an array (total, Cv) to the rows' (rows, W, Cv) in it.
+        """
+        token = 0
+        for level, (H, W) in enumerate(self.sizes):
+            for part in threads.tiles(H, tokens // W):
+                start = token + part.start * W
+
+                def interior(a, level=level, part=part):
+                    (_, whole) = list(self.inside(a))[level]
+                    return whole[part]
+
+                yield slice(start, token + part.stop * W), interior
+            token += H * W
+
+    def clear_borders(self, a):
+        """Write zeros into the borders of maps (…, total, Cv)."""
+        for (H, _), pitch, start, end in zip(
+            self.sizes, self.pitch, self.starts, self.ends
+        ):
+            inside = a[..., start + BORDER * pitch : start + (BORDER + H) * pitch, :]
+            inside.reshape(*a.shape[:-2], H, pitch, -1)[..., :BORDER, :] = 0
+            a[..., start : start + BORDER * pitch, :] = 0
+            a[..., start + (BORDER + H) * pitch : end, :] = 0
+
+    def border(self, value, a):
+        """Copy the values (S, Cv) of one head into a, (total, Cv), zeros around."""
+        self.clear_borders(a)
+        if value.strides[-1] != value.itemsize:
+            value = np.ascontiguousarray(value)
+        pixels = as_items(value)
+        for tokens, level in self.inside(as_items(a)):
+            level[...] = pixels[tokens].reshape(level.shape)
+
+
+class Places:
+    """Where in the tokens a bordered map's pixels are, and that its border is nowhere.
+
+    Parameters
+    ----------
+    maps : Maps
+    dtype : data type
+        Of the weights.
+    M : int
+        Heads that stand side by side in a token: a head's row is its number times M.
+    padding : (S,) bool array or None
+        True where a token is nowhere, too.
+    """
+
+    def __init__(self, maps, dtype, M=1, padding=None):
+        row = np.full((maps.total + 1, 1), -1, np.int32)
+        for tokens, level in maps.inside(row):
+            numbers = M * np.arange(tokens.start, tokens.stop, dtype=np.int32)
+            if padding is not None:
+                numbers[padding[tokens]] = -1
+            level[...] = numbers.reshape(level.shape)
+        inside = row.ravel() >= 0
+        self._inside = inside.astype(dtype)
+        # what is nowhere is read, though it does not count: from no padding if possible
+        other = row[inside.argmax()] if inside.any() else 0
+        self._row = np.where(inside, row.ravel(), other).astype(np.int32)
+
+    def __call__(self, columns):
+        """Return the rows that pixels are in, and 1 for each, 0 for what is nowhere."""
+        return self._row.take(columns), self._inside.take(columns)
+
+
+def few_reads(queries, reads, S, M):
+    """Return whether copying the values would cost more than finding reads' places.
+
+    Parameters
+    ----------
+    queries, reads, S, M : int
+        Points are queries · reads a head, tokens S; rows are numbered by int32.
+
+    Returns
+    -------
+    bool
+    """
+    return queries * reads <= S and S * M < 2**31
+
+
+class Levels(NamedTuple):
+    """Constants of the sampling points of a tile, in the order of loc and A.
+
+    Arrays, though they repeat: NumPy runs through one long loop faster than through
+    many short ones, and its maximum with a number is slow.
+    """
+
+    size: Any  # (2, points): W and H
+    low: Any  # (2, points): −2, the least x and y
+    pitch: Any  # (points,): pixels from one row to the next
+    origin: Any  # (points,): of the map's pixel (0, 0)
+
+    @classmethod
+    def of(cls, maps, queries, K, dtype):
+        origin = maps.starts + BORDER * (maps.pitch + 1)
+        size = maps.sizes.T[::-1]
+
+        def points(per_level, dtype):
+            return np.tile(np.repeat(per_level, K, -1), queries).astype(dtype)
+
+        return cls(
+            *(points(a, dtype) for a in (size, np.full_like(size, -BORDER))),
+            *(points(a, np.int32) for a in (maps.pitch, origin)),
+        )
+
+
+@functools.lru_cache(64)
+def query_order(shapes, Nq):
+    """Return the queries in the order they are taken in, as (Nq,) rows.
+
+    Where they are the maps' pixels, along a Z-shaped curve through the picture: a run
+    of any length is a patch of all levels. Queries of another number keep their order.
+    """
+    if Nq != sum(H * W for H, W in shapes):
+        return np.arange(Nq)
+    key = []
+    for H, W in shapes:
+        y, x = (_spread((np.arange(n) + 0.5) / n) for n in (H, W))
+        key.append((2 * y[:, None] + x).ravel())
+    return np.argsort(np.concatenate(key), kind='stable')
+
+
+def _spread(fraction):
+    """Return the first 12 binary places of fractions, with room for others between."""
+    places = (fraction * (1 << 12)).astype(int)
+    return sum((places >> i & 1) << 2 * i for i in range(12))
+
+
+class Tile:
+    """The corner reads of the sampling points of some queries.
+
+    What is done alike for x and y, or for left and right, is one step on both: the
+    steps are few and long, since threads take turns at beginning one.
+
+    Attributes
+    ----------
+    reads : int
+        Points of a query, L K.
+    xy : (2, points) array
+        In pixels of the level.
+    A : (points,) array
+    columns : (2, points) int32 array
+        The left pixels of the two pairs, upper and lower, that a point lies between.
+    w : (2, 2, points) array
+        By axis, x and y, the weights of the first pixel or pair and of the second.
+    """
+
+    @classmethod
+    def of(cls, loc, A, rows, levels):
+        """Return the tile of some rows of loc (…, 2 L K), fractions, and A (…, L K)."""
+        tile = cls(len(rows), A.shape[1], A.dtype, levels)
+        take_rows(A, rows, tile.A)
+        points = tile.new('points', tile.n, 2)
+        take_rows(loc, rows, points)
+        np.multiply(points.T, tile.levels.size, out=tile.xy)
+        np.subtract(tile.xy, 0.5, out=tile.xy)
+        tile.find_corners()
+        return tile
+
+    def __init__(self, queries, reads, dtype, levels):
+        """Give arrays xy and A to fill in."""
+        n = queries * reads
+        self.n, self.reads, self.dtype = n, reads, dtype
+        self.levels = Levels(*(a[..., :n] for a in levels))
+        self.xy, self.A = self.new('xy', 2, n), self.new('A', n)
+
+    def find_corners(self):
+        """Find the pixels that each point lies between, and their weights."""
+        xy, (size, low, pitch, origin) = self.xy, self.levels
+        floor = self.new('floor', 2, self.n)
+        self.w = self.new('w', 2, 2, self.n)
+        np.maximum(xy, low, out=xy)
+        np.minimum(xy, size, out=xy)
+        np.floor(xy, out=floor)
+        np.subtract(xy, floor, out=self.w[:, 1])
+        np.subtract(1, self.w[:, 1], out=self.w[:, 0])
+        np.fmax(floor, low, out=floor)  # no pixel where x or y is not a number
+        pixel = self.new('pixel', 2, self.n, dtype=np.int32)
+        np.copyto(pixel, floor, casting='unsafe')
+        x, y = pixel
+        self.columns = self.new('columns', 2, self.n, dtype=np.int32)
+        upper, lower = self.columns
+        np.multiply(y, pitch, out=upper)
+        np.add(upper, x, out=upper)
+        np.add(upper, origin, out=upper)
+        np.add(upper, pitch, out=lower)
+
+    def new(self, name, *shape, dtype=None):
+        """Return an array, the tile's own for the name, not yet filled."""
+        return threads.scratch(name, shape, dtype or self.dtype)
+
+    def rows(self, places):
+        """Return (rows, A g) of all four corners of each point, (points, 4) arrays."""
+        columns = self.new('quads', self.n, 2, 2, dtype=np.int32)
+        columns[..., 0] = self.columns.T
+        np.add(columns[..., 0], 1, out=columns[..., 1])
+        rows, weights = places(columns.reshape(self.n, 4))
+        by_corner = weights.reshape(self.n, 2, 2)
+        x, y = self.w
+        np.multiply(by_corner, (y * self.A).T[:, :, None], out=by_corner)
+        np.multiply(by_corner, x.T[:, None, :], out=by_corner)
+        return rows, weights
+
+    def corners(self, heads=1):
+        """Yield (queries, columns, right, A g) of some queries' corners at a time.
+
+        `queries` is a slice of the tile's; `right` is 1 for the pixel after `columns`.
+        All four corners of some queries come before the next, that read other values.
+        Where the tile has several heads, one after another, they are of one head.
+        """
+        pairs, weights = self.new('pairs', 2, self.n), self.new('weights', 2, 2, self.n)
+        np.multiply(self.A, self.w[1], out=pairs)
+        np.multiply(pairs[:, None], self.w[0], out=weights)
+        rows = self.n // self.reads // heads
+        parts = threads.tiles(rows, PRODUCT // self.reads)
+        for head, part in itertools.product(range(heads), parts):
+            queries = slice(head * rows + part.start, head * rows + part.stop)
+            points = slice(queries.start * self.reads, queries.stop * self.reads)
+            for columns, pair in zip(self.columns, weights):
+                for right, weight in enumerate(pair):
+                    yield queries, columns[points], right, weight[points]
+
+
+def as_items(a):
+    """Return a view (…, 1) of rows (…, C), each row one item of C numbers.
+
+    NumPy moves a row as a whole quicker than number by number.
+
+    Parameters
+    ----------
+    a : array
+        Its last axis is contiguous.
+
+    Returns
+    -------
+    array
+    """
+    return a.view(np.dtype((np.void, a.shape[-1] * a.itemsize)))
+
+
+def take_rows(a, rows, out):
+    """Copy rows of a, by their numbers, into out, an array of as many elements."""
+    # all are in range; with mode='raise' NumPy would go through a buffer
+    np.take(a, rows, 0, out=out.reshape(len(rows), -1), mode='clip')
+
+
+def by_query_and_head(a):
+    """Return (N, Nq, M, …) as N arrays of rows, one a query and head."""
+    N, Nq, M = a.shape[:3]
+    return a.reshape(N, Nq * M, -1)
+
+
+def fits(*arrays):
+    """Whether the twin takes these; the plain operation takes the others."""
+    dtype = arrays[0].dtype
+    return dtype in (np.float32, np.float64) and all(
+        a.dtype == dtype and a.size for a in arrays
+    )

@@ -1,0 +1,77 @@
+"""Deformable attention of few queries over many tokens, without a cache.
+
+W'_m may be applied before the sum over what a head reads, or after it:
+
+    Σ_lk A_mlqk W'_m x(p) = W'_m Σ_lk A_mlqk x(p).
+
+Before, it is the work of all tokens, H W C²; after, of the queries alone, N_q C² (A.1
+projects each sample, N_q K C²: the sum comes first here). A decoder's 300 queries read
+a fraction of an encoder's tokens. Its price is that a corner is C numbers wide rather
+than C / M.
+"""
+
+import numpy as np
+
+from .. import threads
+from ..backend import twin
+from .corner_reads import Levels, Maps, Places, Tile, by_query_and_head, fits
+from .sparse import add_product
+
+COST = 10  # of a multiply-accumulate of what is read, in those of a matrix product
+QUERIES = 1 << 9  # in a tile, of one head
+
+
+@twin('ms_deform_attn.infer')
+def fast_infer(attn, z, p_hat, x, shapes, padding=None):
+    """See `nn.ms_deform_attn.MSDeformAttn.infer`; a task is one head of some queries.
+
+    Parameters
+    ----------
+    attn : MSDeformAttn
+        Whose method this stands in for.
+    z, p_hat, x, shapes, padding
+        As its. Where they ask for more products than all tokens' values, or are not of
+        single or double precision, they are left to the plain method.
+
+    Returns
+    -------
+    y : (N, Nq, C) array
+    """
+    M, L, K = attn.shape
+    N, Nq, C = z.shape
+    S, Cv = x.shape[1], C // M
+    corners = 4 * Nq * M * L * K
+    if (
+        not fits(x, z)
+        or COST * corners * (C - Cv) > S * C * C
+    ):
+        return type(attn).infer.plain(attn, z, p_hat, x, shapes, padding)
+    loc, A, _ = attn.points(z, p_hat, shapes)
+    loc, A = map(by_query_and_head, (loc, A))
+    x = np.ascontiguousarray(x)
+    maps = Maps(shapes)
+    masks = [None] * N if padding is None else padding
+    places = [Places(maps, x.dtype, padding=mask) for mask in masks]
+    W = attn.value_proj.weight.data.reshape(M, Cv, C).swapaxes(1, 2)
+    b = attn.value_proj.bias.data.reshape(M, Cv)
+    queries = min(Nq, QUERIES)
+    levels = Levels.of(maps, queries, K, x.dtype)
+    ends = np.arange(0, 4 * queries * L * K + 1, 4 * L * K, dtype=np.int32)
+    y = np.empty((N, Nq, M, Cv), x.dtype)
+
+    def attend(where):
+        n, m, part = where
+        tile = Tile.of(loc[n], A[n], np.arange(part.start, part.stop) * M + m, levels)
+        rows, weights = tile.rows(places[n])
+        read = threads.scratch('read', (part.stop - part.start, C), x.dtype)
+        read[...] = 0
+        add_product(ends, rows.ravel(), weights.ravel(), x[n], read)
+        # outside the maps there is no bias, either
+        inside = weights.reshape(len(read), -1).sum(1, keepdims=True)
+        np.add(read @ W[m], inside * b[m], out=y[n, part, m])
+
+    parts = threads.tiles(Nq, queries)
+    threads.run(
+        attend, [(n, m, part) for n in range(N) for m in range(M) for part in parts]
+    )
+    return attn.output_proj.forward(y.reshape(N, Nq, C))[0]
