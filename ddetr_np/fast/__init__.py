@@ -27,6 +27,7 @@ from . import (
     ms_deform_attn,
     norm,
     pool,
+    position,
     stem,
     update,
 )
@@ -53,6 +54,7 @@ __all__ = [
     'ms_deform_attn',
     'norm',
     'pool',
+    'position',
     'stem',
     'update',
 ]

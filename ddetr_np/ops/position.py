@@ -3,7 +3,7 @@
 import math
 from typing import Any, NamedTuple
 
-from ..backend import get_xp
+from ..backend import get_xp, replaceable
 
 TEMPERATURE = 10_000
 SCALE = 2 * math.pi
@@ -23,6 +23,7 @@ def _sines(angle, xp):
     return out
 
 
+@replaceable
 def sine_position(mask, C, dtype='float32'):
     """Position embedding of a map's pixels, counted over unpadded ones.
 
@@ -39,15 +40,48 @@ def sine_position(mask, C, dtype='float32'):
     pos : (N, H, W, C) array
         C/2 channels of y, then C/2 of x.
     """
-    xp = get_xp(mask)
+    sines = [place_sines(places, C // 2) for places in pixel_places(mask, dtype)]
+    return get_xp(mask).concatenate(sines, -1)
+
+
+def pixel_places(mask, dtype):
+    """Return y and x of a map's pixels, from 0 to 2π of what is not padding.
+
+    Parameters
+    ----------
+    mask : (N, H, W) bool array
+        True = padding.
+    dtype : {'float32', 'float64'}
+
+    Returns
+    -------
+    list of two (N, H, W) arrays
+    """
     valid = (~mask).astype(dtype)
-    angles = []
+    places = []
     for axis in (1, 2):
         count = valid.cumsum(axis)
         last = count[:, -1:] if axis == 1 else count[:, :, -1:]
-        position = (count - 0.5) / (last + 1e-6) * SCALE
-        angles.append(position[..., None] / _wavelengths(C // 2, dtype, xp))
-    return _sines(xp.concatenate(angles, -1), xp)
+        places.append((count - 0.5) / (last + 1e-6) * SCALE)
+    return places
+
+
+def place_sines(places, n):
+    """Return n channels of places along an axis: sines and cosines by turns.
+
+    Parameters
+    ----------
+    places : array
+        As of `pixel_places`.
+    n : int
+        Even.
+
+    Returns
+    -------
+    (..., n) array
+    """
+    xp = get_xp(places)
+    return _sines(places[..., None] / _wavelengths(n, places.dtype, xp), xp)
 
 
 class BoxPositionCache(NamedTuple):

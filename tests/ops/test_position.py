@@ -39,6 +39,16 @@ def test_map_against_loops(C):
     assert_allclose(pos[valid], naive_map(mask, C)[valid], atol=2e-6)
 
 
+@pytest.mark.parametrize('dtype', ['float32', 'float64'])
+@pytest.mark.parametrize('shape', [(2, 5, 7), (1, 1, 1), (1, 40, 3), (0, 4, 4)])
+def test_the_twin_gives_the_same_bits(shape, dtype, rng):
+    for share in (0, 0.3, 1):
+        mask = rng.random(shape) < share
+        pos = sine_position(mask, 12, dtype)
+        assert pos.dtype == dtype
+        assert_array_equal(pos, sine_position.plain(mask, 12, dtype))
+
+
 def test_half_padded_by_hand():
     # four rows of which two count: (½, 3/2) / 2 of a turn, a sine and a cosine
     mask = np.array([False, False, True, True])[None, :, None]
