@@ -41,27 +41,10 @@ class Maps:
             yield slice(token, token + H * W), level[BORDER:-BORDER, BORDER:]
             token += H * W
 
-    def rows(self, tokens):
-        """Cut the levels into whole rows of about as many tokens.
-
-        Yields
-        ------
-        slice
-            Of S.
-        callable
-            From an array (total, Cv) to the rows' (rows, W, Cv) in it.
-        """
-        token = 0
-        for level, (H, W) in enumerate(self.sizes):
-            for part in threads.tiles(H, tokens // W):
-                start = token + part.start * W
-
-                def interior(a, level=level, part=part):
-                    (_, whole) = list(self.inside(a))[level]
-                    return whole[part]
-
-                yield slice(start, token + part.stop * W), interior
-            token += H * W
+    def pixels(self):
+        """Return (S,): where each token's pixel is in the array."""
+        numbers = np.arange(self.total)[:, None]
+        return np.concatenate([level.ravel() for _, level in self.inside(numbers)])
 
     def clear_borders(self, a):
         """Write zeros into the borders of maps (…, total, Cv)."""

@@ -1,9 +1,10 @@
-"""An encoder layer's inference, token tile by token tile.
+"""The encoder's inference, token tile by token tile.
 
-Between the values, which every query may read, and the layer's end nothing passes from
-one token to another. So a tile of tokens goes through everything at once: its arrays
-stay in the processor's cache, and two threads each run their own products. A tile is a
-patch of the picture on all levels, whose tokens read nearly the same values.
+Between the values, which every query may read, and a layer's end nothing passes from
+one token to another. So a tile of tokens goes through a whole layer at once, and on to
+its values in the next: its arrays stay in the processor's cache, and two threads each
+run their own products. A tile is a patch of the picture on all levels, whose tokens
+read nearly the same values; tokens keep this order from the first layer to the last.
 """
 
 from typing import Any, NamedTuple
@@ -15,15 +16,15 @@ from ..backend import twin
 from ..module import EVAL
 from ..ops.norm import EPS
 from .corner_reads import Levels, Maps, Tile, as_items, query_order
-from .rows import SHARES
+from .rows import SHARES, fits
 from .sparse import add_product
 
-TOKENS = 1 << 10  # in a tile: 128 K sampling points of 8 heads, 1 M hidden channels
+TOKENS = 3 << 9  # in a tile: 192 K sampling points of 8 heads, 1.5 M hidden channels
 LEAST = 1 << 8  # tokens worth a tile: threads share small pictures, too
 
 
 class _Weights(NamedTuple):
-    """A layer's matrices, transposed views, with their biases."""
+    """A layer's matrices, contiguous, which the BLAS arranges quicker; its biases."""
 
     value: Any
     points: Any  # of `_points_matrix`
@@ -37,7 +38,7 @@ class _Weights(NamedTuple):
         a = layer.self_attn
         linears = a.value_proj, a.output_proj, layer.linear1, layer.linear2
         value, output, (W1, b1), (W2, b2) = (
-            (m.weight.data.T, m.bias.data) for m in linears
+            (np.ascontiguousarray(m.weight.data.T), m.bias.data) for m in linears
         )
         scores = a.attention_weights
         scores = np.column_stack([scores.weight.data, scores.bias.data])
@@ -64,15 +65,8 @@ def _points_matrix(attn, shapes):
     return out.reshape(C + 1 + 2 * L, -1)
 
 
-def _linear(x, weights, out):
-    W, b = weights
-    np.matmul(x, W, out=out)
-    np.add(out, b, out=out)
-    return out
-
-
-def _layer_norm(x, norm, out):
-    """Normalise the rows of x, which is overwritten, into out."""
+def _layer_norm(x, norm):
+    """Normalise the rows of x, in place."""
     C = x.shape[1]
     # sums by the BLAS: NumPy's own take a row at a time
     mean = np.matmul(x, np.full((C, 1), 1 / C, x.dtype))
@@ -80,16 +74,16 @@ def _layer_norm(x, norm, out):
     inv = 1 / np.sqrt(np.einsum('ij,ij->i', x, x) / C + EPS)
     np.multiply(x, inv[:, None], out=x)
     np.multiply(x, norm.weight.data, out=x)
-    np.add(x, norm.bias.data, out=out)
+    np.add(x, norm.bias.data, out=x)
 
 
 @twin('encoder.infer')
-def fast_infer(layer, x, pos, p_hat, shapes, padding, run=EVAL):
-    """See `nn.encoder.EncoderLayer.infer`; a task is a tile of one picture's tokens.
+def fast_infer(encoder, x, pos, p_hat, shapes, padding, run=EVAL):
+    """See `nn.encoder.Encoder.infer`; a task is a tile of one picture's tokens.
 
     Parameters
     ----------
-    layer : EncoderLayer
+    encoder : Encoder
         Whose method this stands in for.
     x, pos : (N, S, C) arrays
         Tokens, and positions with the level embedding. Other than of single or double
@@ -105,79 +99,106 @@ def fast_infer(layer, x, pos, p_hat, shapes, padding, run=EVAL):
 
     Returns
     -------
-    y : (N, S, C) array
+    memory : (N, S, C) array
     """
-    if run.train or x.dtype not in (np.float32, np.float64):
-        return type(layer).infer.plain(layer, x, pos, p_hat, shapes, padding, run)
+    layers = encoder.layers
+    if run.train or not layers or not fits(x, pos, p_hat):
+        return type(encoder).infer.plain(encoder, x, pos, p_hat, shapes, padding, run)
     N, S, C = x.shape
-    M, L, K = layer.self_attn.shape
-    Cv = C // M
-    W = _Weights.of(layer, shapes)
+    M, L, K = layers[0].self_attn.shape
+    Cv, dtype = C // M, x.dtype
+    weights = [_Weights.of(layer, shapes) for layer in layers]
     maps = Maps(shapes)
-    values = threads.scratch('values', (N, M, maps.total, Cv), x.dtype)
-    maps.clear_borders(values)
-    y = np.empty_like(x)
+    order = query_order(tuple(map(tuple, shapes)), S)
+    place = maps.pixels()[order]
+    tokens, positions = (threads.scratch(a, x.shape, dtype) for a in ('x', 'pos'))
+    # what the products of a query take besides its C channels
+    besides = np.empty((N, S, 1 + 2 * L), dtype)
+    # a layer's values, and the next's, which its first tiles make meanwhile
+    values = [
+        threads.scratch(f'values {i}', (N, M, maps.total, Cv), dtype) for i in (0, 1)
+    ]
+    for v in values:
+        maps.clear_borders(v)
+    memory = np.empty(x.shape, dtype)
     shares = max(1, min(SHARES, S // LEAST))
     queries = min(TOKENS, -(-S // shares))
-    order = query_order(tuple(map(tuple, shapes)), S)
-    levels = Levels.of(maps, queries * M, K, x.dtype)
+    levels = Levels.of(maps, queries * M, K, dtype)
     ends = np.arange(0, queries * L * K + 1, L * K, dtype=np.int32)
 
-    def project(where):
-        n, tokens, interiors = where
-        v = threads.scratch('v', (tokens.stop - tokens.start, C), x.dtype)
-        _linear(x[n, tokens], W.value, v)
+    def arrange(where):
+        n, part = where
+        rows = order[part]
+        for a, out in (x, tokens), (pos, positions):
+            np.take(a[n], rows, 0, out=out[n, part], mode='clip')
+        besides[n, part, 0] = 1
+        besides[n, part, 1:] = p_hat[n, rows].reshape(len(rows), -1)
+        project(n, part, 0)
+
+    def project(n, part, i):
+        v = threads.scratch('v', (part.stop - part.start, C), dtype)
+        W, b = weights[i].value
+        np.matmul(tokens[n, part], W, out=v)
+        np.add(v, b, out=v)
         if padding is not None:
-            v[padding[n, tokens]] = 0
+            v[padding[n, order[part]]] = 0
         heads = as_items(v.reshape(-1, M, Cv))
         for m in range(M):
-            to = as_items(interiors(values[n, m]))
-            to[...] = heads[:, m].reshape(to.shape)
+            as_items(values[i % 2][n, m])[place[part]] = heads[:, m]
 
-    def through(where):
-        n, part = where
-        tokens = order[part]
-        t = len(tokens)
-        x_tile, z = (threads.scratch(name, (t, C), x.dtype) for name in ('x', 'z'))
-        np.take(x[n], tokens, 0, out=x_tile, mode='clip')
-        np.take(pos[n], tokens, 0, out=z, mode='clip')
-        query = threads.scratch('query', (t, C + 1 + 2 * L), x.dtype)
-        np.add(x_tile, z, out=query[:, :C])
-        query[:, C] = 1
-        query[:, C + 1 :] = p_hat[n, tokens].reshape(t, -1)
+    def attend(n, part, i, z):
+        """Write Σ_lk A_mlqk W'_m x^l(φ_l(p̂_q) + Δp_mlqk) of a layer into z."""
+        W, t = weights[i], len(z)
+        query = threads.scratch('query', (t, C + 1 + 2 * L), dtype)
+        np.add(tokens[n, part], positions[n, part], out=z)
+        as_items(query[:, :C])[...] = as_items(z)
+        query[:, C:] = besides[n, part]
         # all heads at once, one after another: fewer and longer steps
-        tile = Tile(M * t, L * K, x.dtype, levels)
-        points = threads.scratch('points', (t, 2 * M, L * K), x.dtype)
+        tile = Tile(M * t, L * K, dtype, levels)
+        points = threads.scratch('points', (t, 2 * M, L * K), dtype)
         np.matmul(query, W.points, out=points.reshape(t, -1))
         as_items(tile.xy.reshape(2 * M, t, -1))[...] = as_items(points).swapaxes(0, 1)
-        scores = threads.scratch('scores', (M, L * K, t), x.dtype)
+        scores = threads.scratch('scores', (M, L * K, t), dtype)
         np.matmul(W.scores, query[:, : C + 1].T, out=scores.reshape(-1, t))
         _softmax(scores, tile.A.reshape(M, t, -1).swapaxes(1, 2))
         tile.find_corners()
-        read = threads.scratch('read', (M * t, Cv), x.dtype)
+        read = threads.scratch('read', (M * t, Cv), dtype)
         read[...] = 0
         for some, columns, right, weight in tile.corners(M):
-            v = values[n, some.start // t, right:]
+            v = values[i % 2][n, some.start // t, right:]
             add_product(ends, columns, weight, v, read[some])
         heads = as_items(read.reshape(M, t, Cv))
         as_items(z.reshape(t, M, Cv))[...] = heads.swapaxes(0, 1)
-        h = threads.scratch('h', (t, C), x.dtype)
-        _linear(z, W.output, h)
-        np.add(h, x_tile, out=h)
-        _layer_norm(h, layer.norm1, h)
+
+    def through(where):
+        n, part, i = where
+        W, layer, t = weights[i], layers[i], part.stop - part.start
+        z, h = (threads.scratch(name, (t, C), dtype) for name in 'zh')
+        attend(n, part, i, z)
+        np.matmul(z, W.output[0], out=h)
+        np.add(h, tokens[n, part], out=h)
+        np.add(h, W.output[1], out=h)
+        _layer_norm(h, layer.norm1)
         W1, least = W.linear1
-        hidden = threads.scratch('hidden', (t, len(least)), x.dtype)
+        hidden = threads.scratch('hidden', (t, len(least)), dtype)
         np.matmul(h, W1, out=hidden)
         np.maximum(hidden, least, out=hidden)
-        _linear(hidden, W.linear2, z)
-        np.add(z, h, out=z)
-        _layer_norm(z, layer.norm2, h)
-        y[n, tokens] = h
+        y = np.matmul(hidden, W.linear2[0], out=z)
+        np.add(y, h, out=y)
+        np.add(y, W.linear2[1], out=y)
+        _layer_norm(y, layer.norm2)
+        if i + 1 < len(layers):
+            tokens[n, part] = y
+            project(n, part, i + 1)
+        else:
+            memory[n, order[part]] = y
 
-    threads.run(project, [(n, *rows) for n in range(N) for rows in maps.rows(TOKENS)])
     tiles = threads.tapering_tiles(S, queries, LEAST)
-    threads.run(through, [(n, part) for n in range(N) for part in tiles])
-    return y
+    tiles = [(n, part) for n in range(N) for part in tiles]
+    threads.run(arrange, tiles)
+    for i in range(len(layers)):
+        threads.run(through, [(*tile, i) for tile in tiles])
+    return memory
 
 
 def _softmax(s, out):

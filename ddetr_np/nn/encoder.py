@@ -73,21 +73,6 @@ class EncoderLayer(Module):
         x, add_norm2 = self._add_norm2.forward(x, y, run)
         return x, EncoderLayerCache(attn, add_norm1, ffn, add_norm2)
 
-    @replaceable
-    def infer(self, x, pos, p_hat, shapes, padding, run=EVAL):
-        """Return the layer's tokens alone.
-
-        Parameters
-        ----------
-        x, pos, p_hat, shapes, padding, run
-            As in `forward`.
-
-        Returns
-        -------
-        y : (N, S, C) array
-        """
-        return super().infer(x, pos, p_hat, shapes, padding, run=run)
-
     def backward(self, dy, cache):
         """Add to the gradients.
 
@@ -144,6 +129,9 @@ class Encoder(Module):
         caches : list
             Of each layer: its cache, its inputs or None.
         """
+        if keep == 'none':
+            x = self.infer(x, pos, p_hat, shapes, padding, run)
+            return x, [None] * len(self.layers)
         caches = []
         for layer in self.layers:
             x, cache = forward_keeping(
@@ -151,6 +139,23 @@ class Encoder(Module):
             )
             caches.append(cache)
         return x, caches
+
+    @replaceable
+    def infer(self, x, pos, p_hat, shapes, padding, run=EVAL):
+        """Return the memory alone.
+
+        Parameters
+        ----------
+        x, pos, p_hat, shapes, padding, run
+            As in `forward`.
+
+        Returns
+        -------
+        memory : (N, S, C) array
+        """
+        for layer in self.layers:
+            x = layer.infer(x, pos, p_hat, shapes, padding, run=run)
+        return x
 
     def backward(self, dx, caches):
         """Add to the gradients.

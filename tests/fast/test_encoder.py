@@ -1,4 +1,4 @@
-"""The encoder layer's quick inference against its plain one."""
+"""The encoder's quick inference against its plain one."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ SHAPES = [
 def arguments(shapes, dtype, N=2, padded=True, **fields):
     fields = {'C': 32, 'M': 4, 'K': 3, 'ffn': 24, 'width': 2, **fields}
     model = ddetr_np.build_model('multi_scale', L=len(shapes), dtype=dtype, **fields)
-    layer = randomise(model).transformer.encoder.layers[0]
+    encoder = randomise(model).transformer.encoder
     rng = np.random.default_rng(0)
     H, W = shapes[0]
     mask = np.zeros((N, H, W), bool)
@@ -31,47 +31,47 @@ def arguments(shapes, dtype, N=2, padded=True, **fields):
     S = sum(h * w for h, w in shapes)
     x, pos = (rng.standard_normal((N, S, 32)).astype(dtype) for _ in 'xp')
     padding = np.concatenate([m.reshape(N, -1) for m in masks], 1)
-    return layer, (x, pos, p_hat, shapes, padding if padded else None)
+    return encoder, (x, pos, p_hat, shapes, padding if padded else None)
 
 
 @pytest.mark.parametrize(('dtype', 'rtol'), [('float64', 1e-12), ('float32', 1e-5)])
 @pytest.mark.parametrize('padded', [True, False])
 @pytest.mark.parametrize('shapes', SHAPES, ids=str)
-def test_agrees_with_the_plain_layer(shapes, padded, dtype, rtol):
-    layer, inputs = arguments(shapes, dtype, padded=padded)
+def test_agrees_with_the_plain_encoder(shapes, padded, dtype, rtol):
+    encoder, inputs = arguments(shapes, dtype, padded=padded)
     for a in inputs[:3]:
         a.flags.writeable = False
-    found = layer.infer(*inputs)
+    found = encoder.infer(*inputs)
     with backend.plain():
-        expected = layer.infer(*inputs)
-        full, _ = layer.forward(*inputs)
+        expected = encoder.infer(*inputs)
+        full, _ = encoder.forward(*inputs)
     np.testing.assert_array_equal(expected, full)
     assert found.dtype == dtype
     assert np.linalg.norm(found - expected) <= rtol * np.linalg.norm(expected)
 
 
 def test_the_twin_is_what_runs(monkeypatch):
-    layer, inputs = arguments(SHAPES[0], 'float32')
+    encoder, inputs = arguments(SHAPES[0], 'float32')
     monkeypatch.setitem(backend.twins(), ('encoder.infer', 'numpy'), lambda *a, **k: 1)
-    assert layer.infer(*inputs) == 1
+    assert encoder.infer(*inputs) == 1
     with backend.plain():
-        assert layer.infer(*inputs).shape == inputs[0].shape
+        assert encoder.infer(*inputs).shape == inputs[0].shape
 
 
 def test_padded_tokens_may_hold_anything():
-    layer, (x, *rest) = arguments(SHAPES[0], 'float64')
-    expected = layer.infer(x, *rest)
+    encoder, (x, *rest) = arguments(SHAPES[0], 'float64')
+    expected = encoder.infer(x, *rest)
     padding = rest[-1]
     x = x.copy()
     x[padding] = np.nan
-    found = layer.infer(x, *rest)
+    found = encoder.infer(x, *rest)
     np.testing.assert_array_equal(found[~padding], expected[~padding])
 
 
 @pytest.mark.parametrize('n', [1, 3])
 def test_the_same_bits_with_any_number_of_threads(n):
-    layer, inputs = arguments(((61, 47), (9, 7)), 'float32')
+    encoder, inputs = arguments(((61, 47), (9, 7)), 'float32')
     with threads.limit(2):
-        expected = layer.infer(*inputs)
+        expected = encoder.infer(*inputs)
     with threads.limit(n):
-        np.testing.assert_array_equal(layer.infer(*inputs), expected)
+        np.testing.assert_array_equal(encoder.infer(*inputs), expected)
