@@ -25,6 +25,7 @@ from ..ops.conv import (
     conv_norm_relu,
     conv_norm_relu_backward,
     conv_size,
+    joined_conv_norm_relu,
 )
 from . import winograd
 from .rows import ELEMENTS, fits, matrix, total
@@ -207,6 +208,49 @@ class _Kernel(NamedTuple):
         return out.reshape(-1, out.shape[2])
 
 
+class _JoinedWindows(_Windows):
+    """The pixels of two maps side by side, of the second some strides apart."""
+
+    def __init__(self, x, other, stride):
+        N, H, W, I = x.shape
+        one = _Axis(1, 0, 1, 1)
+        super().__init__(x, H, W, one, one)
+        self.other = other[:, ::stride, ::stride]
+        self.width = I + other.shape[3]
+
+    def __call__(self, tile):
+        pictures, part = tile
+        x, other = self.x[pictures, part], self.other[pictures, part]
+        shape = (*x.shape[:3], self.width)
+        windows = threads.scratch('conv_windows', shape, x.dtype)
+        windows[..., : x.shape[3]] = x
+        windows[..., x.shape[3] :] = other
+        return windows.reshape(-1, self.width)
+
+
+class _JoinedKernel(NamedTuple):
+    """Two 1×1 kernels with their scales, whose outputs are added."""
+
+    kernels: Any
+
+    @property
+    def outputs(self):
+        return self.kernels[0].outputs
+
+    def matrix(self):
+        """Return them one below the other."""
+        Ws = [W[0, 0] for W, _, _ in self.kernels]
+        out = np.empty((sum(map(len, Ws)), self.outputs), Ws[0].dtype)
+        tasks, start = [], 0
+        for W, (_, scale, _) in zip(Ws, self.kernels):
+            for part in threads.tiles(len(W), ELEMENTS // self.outputs):
+                to = out[start + part.start : start + part.stop]
+                tasks.append((W[part], scale, to))
+            start += len(W)
+        threads.run(lambda task: np.multiply(task[0], task[1], out=task[2]), tasks)
+        return out
+
+
 def _convolve(windows, kernel, y, shift=None, residual=None, relu=False):
     """y = ReLU(windows · kernel + shift + residual)."""
     O = kernel.outputs
@@ -270,6 +314,18 @@ def fast_conv_norm_relu(
     _convolve(windows, _Kernel(W, scale), y, shift, residual, relu)
     conv = ConvCache(x, W, stride, padding, dilation)
     return y, ConvNormCache(conv, scale, y, residual is not None, relu)
+
+
+@twin(joined_conv_norm_relu)
+def fast_joined_conv_norm_relu(x, W, scale, shift, shortcut):
+    """See `ops.conv`; the two are one product, their pixels side by side."""
+    x2, W2, scale2, shift2, stride = shortcut
+    if not fits(x, W, scale, shift, x2, W2, scale2, shift2):
+        return joined_conv_norm_relu.plain(x, W, scale, shift, shortcut)
+    y = np.empty((*x.shape[:3], W.shape[3]), x.dtype)
+    kernel = _JoinedKernel((_Kernel(W, scale), _Kernel(W2, scale2)))
+    _convolve(_JoinedWindows(x, x2, stride), kernel, y, shift + shift2, relu=True)
+    return y
 
 
 @twin(conv2d_backward)

@@ -15,8 +15,7 @@ from .layers import BatchNorm, Conv2d
 
 def _conv_norm(x, conv, bn, run, relu=True, residual=None, kept=True):
     """ReLU(bn(conv(x)) + residual), and a cache if it is to be kept."""
-    # outside training a norm that learns has constants, too
-    if bn.frozen or not (run.train or kept):
+    if _constant(bn, run, kept):
         return ops.conv.conv_norm_relu(
             x, conv.weight.data, *bn.affine(), residual, relu, *conv.geometry
         )
@@ -28,6 +27,11 @@ def _conv_norm(x, conv, bn, run, relu=True, residual=None, kept=True):
     if relu:
         y, active = ops.activation.relu(y)
     return y, (conv_cache, bn_cache, active)
+
+
+def _constant(bn, run, kept):
+    """Whether the norm is one; outside training one that learns has constants, too."""
+    return bn.frozen or not (run.train or kept)
 
 
 def _conv_norm_backward(dy, cache, conv, bn, need_dx=True):
@@ -194,7 +198,21 @@ class Block(Module):
         -------
         y : (N, H/stride, W/stride, O) array
         """
-        return self._apply(x, run, False)[0]
+        norms = [self._chain[-1][1], *self.downsample[1:]]
+        if (
+            len(norms) == 1  # the shortcut is no convolution
+            or len(self._chain) < 3
+            or not all(_constant(bn, run, False) for bn in norms)
+        ):
+            return self._apply(x, run, False)[0]
+        y = x
+        for conv, bn in self._chain[:-1]:
+            y, _ = _conv_norm(y, conv, bn, run, kept=False)
+        (conv, bn), (other, other_bn) = self._chain[-1], self.downsample
+        shortcut = x, other.weight.data, *other_bn.affine(), other.geometry[0]
+        return ops.conv.joined_conv_norm_relu(
+            y, conv.weight.data, *bn.affine(), shortcut
+        )
 
     def _apply(self, x, run, kept):
         shortcut, down = x, None

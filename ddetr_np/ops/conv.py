@@ -168,6 +168,28 @@ def conv_norm_relu(
 
 
 @replaceable
+def joined_conv_norm_relu(x, W, scale, shift, shortcut):
+    """y = ReLU of two maps' sum, each a 1×1 convolution and a batch norm.
+
+    The end of a residual block whose shortcut is a convolution, without a cache.
+
+    Parameters
+    ----------
+    x, W, scale, shift
+        As of `conv_norm_relu`; W is (1, 1, I, O).
+    shortcut : (x, W, scale, shift, stride)
+        The other's, of as many channels O, and how many pixels apart it takes x's.
+
+    Returns
+    -------
+    y : (N, H, W, O) array
+    """
+    x2, W2, scale2, shift2, stride = shortcut
+    residual, _ = conv_norm_relu(x2, W2, scale2, shift2, None, False, stride)
+    return conv_norm_relu(x, W, scale, shift, residual)[0]
+
+
+@replaceable
 def conv_norm_relu_backward(dy, cache, need_dx=True, need_dW=True):
     """dresidual = dy where y > 0; the convolution sees scale times that.
 
