@@ -226,15 +226,13 @@ class Tile:
 
     def rows(self, places):
         """Return (rows, A g) of all four corners of each point, (points, 4) arrays."""
-        columns = self.new('quads', self.n, 2, 2, dtype=np.int32)
-        columns[..., 0] = self.columns.T
-        np.add(columns[..., 0], 1, out=columns[..., 1])
-        rows, weights = places(columns.reshape(self.n, 4))
-        by_corner = weights.reshape(self.n, 2, 2)
-        x, y = self.w
-        np.multiply(by_corner, (y * self.A).T[:, :, None], out=by_corner)
-        np.multiply(by_corner, x.T[:, None, :], out=by_corner)
-        return rows, weights
+        columns = self.new('quads', 2, 2, self.n, dtype=np.int32)
+        columns[:, 0] = self.columns
+        np.add(self.columns, 1, out=columns[:, 1])
+        rows, weights = places(columns)
+        np.multiply(weights, (self.A * self.w[1])[:, None], out=weights)
+        np.multiply(weights, self.w[0], out=weights)
+        return (a.reshape(4, self.n).T.copy() for a in (rows, weights))
 
     def corners(self, heads=1):
         """Yield (queries, columns, right, A g) of some queries' corners at a time.

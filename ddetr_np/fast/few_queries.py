@@ -18,12 +18,12 @@ from .corner_reads import Levels, Maps, Places, Tile, by_query_and_head, fits
 from .sparse import add_product
 
 COST = 10  # of a multiply-accumulate of what is read, in those of a matrix product
-QUERIES = 1 << 9  # in a tile, of one head
+ROWS = 1 << 10  # of queries and heads in a tile: 1 MB of what they read
 
 
 @twin('ms_deform_attn.infer')
 def fast_infer(attn, z, p_hat, x, shapes, padding=None):
-    """See `nn.ms_deform_attn.MSDeformAttn.infer`; a task is one head of some queries.
+    """See `nn.ms_deform_attn.MSDeformAttn.infer`; a task is a tile of queries.
 
     Parameters
     ----------
@@ -54,24 +54,25 @@ def fast_infer(attn, z, p_hat, x, shapes, padding=None):
     places = [Places(maps, x.dtype, padding=mask) for mask in masks]
     W = attn.value_proj.weight.data.reshape(M, Cv, C).swapaxes(1, 2)
     b = attn.value_proj.bias.data.reshape(M, Cv)
-    queries = min(Nq, QUERIES)
-    levels = Levels.of(maps, queries, K, x.dtype)
-    ends = np.arange(0, 4 * queries * L * K + 1, 4 * L * K, dtype=np.int32)
+    # the heads of a query follow each other: they read near each other
+    queries = max(1, min(Nq, ROWS // M))
+    levels = Levels.of(maps, queries * M, K, x.dtype)
+    ends = np.arange(0, 4 * queries * M * L * K + 1, 4 * L * K, dtype=np.int32)
     y = np.empty((N, Nq, M, Cv), x.dtype)
 
     def attend(where):
-        n, m, part = where
-        tile = Tile.of(loc[n], A[n], np.arange(part.start, part.stop) * M + m, levels)
+        n, part = where
+        tile = Tile.of(loc[n], A[n], np.arange(part.start * M, part.stop * M), levels)
         rows, weights = tile.rows(places[n])
-        read = threads.scratch('read', (part.stop - part.start, C), x.dtype)
+        read = threads.scratch('read', (len(rows) // (L * K), C), x.dtype)
         read[...] = 0
         add_product(ends, rows.ravel(), weights.ravel(), x[n], read)
         # outside the maps there is no bias, either
-        inside = weights.reshape(len(read), -1).sum(1, keepdims=True)
-        np.add(read @ W[m], inside * b[m], out=y[n, part, m])
+        inside = weights.reshape(-1, M, 4 * L * K).sum(2)
+        for m in range(M):
+            value = read[m::M] @ W[m]
+            np.add(value, inside[:, m, None] * b[m], out=y[n, part, m])
 
-    parts = threads.tiles(Nq, queries)
-    threads.run(
-        attend, [(n, m, part) for n in range(N) for m in range(M) for part in parts]
-    )
+    parts = threads.even_tiles(Nq, queries)
+    threads.run(attend, [(n, part) for n in range(N) for part in parts])
     return attn.output_proj.forward(y.reshape(N, Nq, C))[0]

@@ -55,7 +55,7 @@ def test_agrees_with_the_plain_attention(shapes, M, box, padded, dtype, rtol):
 @pytest.mark.usefixtures('always')
 @pytest.mark.parametrize('size', [1, 3, 7, 10])
 def test_tiles_of_any_size_and_strided_tokens(size, monkeypatch):
-    monkeypatch.setattr(few_queries, 'QUERIES', size)
+    monkeypatch.setattr(few_queries, 'ROWS', 4 * size)
     layer, (z, p_hat, x, *rest) = arguments(SHAPES[0], 'float64')
     wide = np.repeat(x, 2, 1)[:, ::2]
     found = layer.cross_attn.infer(z, p_hat, wide, *rest)
