@@ -56,15 +56,6 @@ class Maps:
             a[..., start : start + BORDER * pitch, :] = 0
             a[..., start + (BORDER + H) * pitch : end, :] = 0
 
-    def border(self, value, a):
-        """Copy the values (S, Cv) of one head into a, (total, Cv), zeros around."""
-        self.clear_borders(a)
-        if value.strides[-1] != value.itemsize:
-            value = np.ascontiguousarray(value)
-        pixels = as_items(value)
-        for tokens, level in self.inside(as_items(a)):
-            level[...] = pixels[tokens].reshape(level.shape)
-
 
 class Places:
     """Where in the tokens a bordered map's pixels are, and that its border is nowhere.
@@ -181,13 +172,14 @@ class Tile:
     """
 
     @classmethod
-    def of(cls, loc, A, rows, levels):
-        """Return the tile of some rows of loc (…, 2 L K), fractions, and A (…, L K)."""
-        tile = cls(len(rows), A.shape[1], A.dtype, levels)
-        take_rows(A, rows, tile.A)
-        points = tile.new('points', tile.n, 2)
-        take_rows(loc, rows, points)
-        np.multiply(points.T, tile.levels.size, out=tile.xy)
+    def of(cls, loc, A, levels):
+        """Return the tile of rows of loc (queries, 2 L K), fractions, and A (…, L K).
+
+        A is read, not copied.
+        """
+        tile = cls(*A.shape, A.dtype, levels)
+        tile.A = A.reshape(-1)
+        np.multiply(loc.reshape(-1, 2).T, tile.levels.size, out=tile.xy)
         np.subtract(tile.xy, 0.5, out=tile.xy)
         tile.find_corners()
         return tile
@@ -275,12 +267,6 @@ def take_rows(a, rows, out):
     """Copy rows of a, by their numbers, into out, an array of as many elements."""
     # all are in range; with mode='raise' NumPy would go through a buffer
     np.take(a, rows, 0, out=out.reshape(len(rows), -1), mode='clip')
-
-
-def by_query_and_head(a):
-    """Return (N, Nq, M, …) as N arrays of rows, one a query and head."""
-    N, Nq, M = a.shape[:3]
-    return a.reshape(N, Nq * M, -1)
 
 
 def fits(*arrays):

@@ -14,7 +14,7 @@ import numpy as np
 
 from .. import threads
 from ..backend import twin
-from .corner_reads import Levels, Maps, Places, Tile, by_query_and_head, fits
+from .corner_reads import Levels, Maps, Places, Tile, fits
 from .sparse import add_product
 
 COST = 10  # of a multiply-accumulate of what is read, in those of a matrix product
@@ -47,14 +47,14 @@ def fast_infer(attn, z, p_hat, x, shapes, padding=None):
     ):
         return type(attn).infer.plain(attn, z, p_hat, x, shapes, padding)
     loc, A, _ = attn.points(z, p_hat, shapes)
-    loc, A = map(by_query_and_head, (loc, A))
+    # heads of a query follow each other: they read near each other
+    loc, A = (a.reshape(N, Nq * M, -1) for a in (loc, A))
     x = np.ascontiguousarray(x)
     maps = Maps(shapes)
     masks = [None] * N if padding is None else padding
     places = [Places(maps, x.dtype, padding=mask) for mask in masks]
     W = attn.value_proj.weight.data.reshape(M, Cv, C).swapaxes(1, 2)
     b = attn.value_proj.bias.data.reshape(M, Cv)
-    # the heads of a query follow each other: they read near each other
     queries = max(1, min(Nq, ROWS // M))
     levels = Levels.of(maps, queries * M, K, x.dtype)
     ends = np.arange(0, 4 * queries * M * L * K + 1, 4 * L * K, dtype=np.int32)
@@ -62,7 +62,8 @@ def fast_infer(attn, z, p_hat, x, shapes, padding=None):
 
     def attend(where):
         n, part = where
-        tile = Tile.of(loc[n], A[n], np.arange(part.start * M, part.stop * M), levels)
+        of_all = slice(part.start * M, part.stop * M)
+        tile = Tile.of(loc[n, of_all], A[n, of_all], levels)
         rows, weights = tile.rows(places[n])
         read = threads.scratch('read', (len(rows) // (L * K), C), x.dtype)
         read[...] = 0

@@ -5,11 +5,14 @@ the query's 4 L K corner reads, each in the column of the pixel it reads. Then
 
     y = matrix · value,    dvalue = matrixᵀ · dy.
 
-SciPy has both products; what is left is to make the rows, tile by tile. A head's values
-are copied for that, side by side and bordered by zeros. The few queries of a decoder
-read the values where they are instead: copying all of them would take longer than the
-rest.
+SciPy has both products; what is left is to make the rows, tile by tile. All arrays are
+laid out head by head for that, the values' maps bordered by zeros. The few queries of a
+decoder read the values where they are instead: copying all of them would take longer
+than the rest.
 """
+
+import itertools
+import operator
 
 import numpy as np
 
@@ -27,7 +30,6 @@ from .corner_reads import (
     Places,
     Tile,
     as_items,
-    by_query_and_head,
     few_reads,
     fits,
     query_order,
@@ -38,12 +40,102 @@ from .sparse import add_product, add_transposed_product
 POINTS = 1 << 16  # sampling points in a tile: fewer, longer steps for threads to part
 POINTS_BACK = 1 << 17  # in the backward pass, which has more steps between its products
 READ = 1 << 19  # elements of value gathered at a time in the backward pass
+MOVED = 1 << 10  # queries or tokens in a task that lays out heads
 
 
-def _places(maps, value, Nq, reads):
-    """Return the Places to read the values of few queries in, None for many."""
-    _, S, M, _ = value.shape
-    return Places(maps, value.dtype, M) if few_reads(Nq, reads, S, M) else None
+def _items(a):
+    """Return (N, rows, heads, …) with one item for each of these."""
+    return as_items(a.reshape(*a.shape[:3], -1))[..., 0]
+
+
+class _ByHead:
+    """The core's arrays, each head's side by side in memory.
+
+    One head's numbers of a query are 128 bytes in every kilobyte as they come: tasks
+    that read those alone wait for memory eight times as often as one that moves all.
+
+    Parameters
+    ----------
+    cache : CoreCache
+    points : int
+        Sampling points in a tile, at most.
+    """
+
+    def __init__(self, cache, points):
+        value, shapes, loc, A = cache
+        self.N, self.S, self.M, self.Cv = value.shape
+        self.Nq, self.K = loc.shape[1], loc.shape[4]
+        self.reads = loc.shape[3] * self.K
+        self.dtype = value.dtype
+        self.maps, self.order = Maps(shapes), query_order(shapes, self.Nq)
+        self.pixels = self.maps.pixels()
+        self.pictures_and_heads = [(n, m) for n in range(self.N) for m in range(self.M)]
+        queries = min(self.Nq, max(1, points // self.reads))
+        self.tiles = threads.tiles(self.Nq, queries)
+        self.levels = Levels.of(self.maps, queries, self.K, self.dtype)
+        self.ends = np.arange(0, queries * self.reads + 1, self.reads, dtype=np.int32)
+        self.loc = self.queries('loc', 2 * self.reads)
+        self.A = self.queries('A', self.reads)
+        self.move_queries((loc, self.loc), (A, self.A))
+        # of few queries the values are read where they are
+        self.places = None
+        if few_reads(self.Nq, self.reads, self.S, self.M):
+            self.places = Places(self.maps, self.dtype, self.M)
+            self.in_place = np.ascontiguousarray(value).reshape(self.N, -1, self.Cv)
+        else:
+            self.values = self.bordered('values')
+            self.move_tokens((value, self.values))
+
+    def queries(self, name, width):
+        """Return an array for the queries in their order, (N, M, Nq, width)."""
+        return threads.scratch(name, (self.N, self.M, self.Nq, width), self.dtype)
+
+    def bordered(self, name):
+        """Return maps (N, M, total, Cv), zero in their borders."""
+        shape = self.N, self.M, self.maps.total, self.Cv
+        maps = threads.scratch(name, shape, self.dtype)
+        self.maps.clear_borders(maps)
+        return maps
+
+    def value(self, n, m):
+        """Return what a head reads, (rows, Cv)."""
+        return self.in_place[n, m:] if self.places else self.values[n, m]
+
+    def tile(self, n, m, part):
+        """Return the `Tile` of some queries."""
+        return Tile.of(self.loc[n, m, part], self.A[n, m, part], self.levels)
+
+    def corners(self, tile):
+        """Yield (queries, columns, right, A g), the columns' rows in `value`."""
+        for some, columns, right, weight in tile.corners():
+            if self.places:
+                columns, inside = self.places(columns + right)
+                yield some, columns, 0, weight * inside
+            else:
+                yield some, columns, right, weight
+
+    def move_queries(self, *pairs, back=False):
+        """Copy arrays (N, Nq, M, …) to those of `queries`, or back; in pairs."""
+        parts = threads.tiles(self.Nq, MOVED)
+        self._move(pairs, back, [(self.order[part], part) for part in parts])
+
+    def move_tokens(self, *pairs, back=False):
+        """Copy arrays (N, S, M, Cv) to those of `bordered`, or back; in pairs."""
+        parts = threads.tiles(self.S, MOVED)
+        self._move(pairs, back, [(part, self.pixels[part]) for part in parts])
+
+    def _move(self, pairs, back, where):
+        pairs = [(_items(np.ascontiguousarray(a)), _items(b)) for a, b in pairs]
+
+        def task(which):
+            n, (rows, places) = which
+            for by_row, by_head in pairs:
+                if back:
+                    by_row[n, rows] = by_head[n][:, places].swapaxes(0, 1)
+                else:
+                    by_head[n][:, places] = by_row[n, rows].swapaxes(0, 1)
+
+        threads.run(task, [(n, w) for n in range(self.N) for w in where])
 
 
 @twin(ms_deform_attn)
@@ -52,47 +144,23 @@ def fast_ms_deform_attn(value, shapes, loc, A):
     check_shapes(value, shapes, loc, A)
     if not fits(value, loc, A):
         return ms_deform_attn.plain(value, shapes, loc, A)
-    N, _, M, Cv = value.shape
-    Nq, L, K = loc.shape[1], loc.shape[3], loc.shape[4]
-    y = np.empty((N, Nq, M, Cv), value.dtype)
-    flat_y, flat_loc, flat_A = map(by_query_and_head, (y, loc, A))
-    maps, order = Maps(shapes), query_order(tuple(map(tuple, shapes)), Nq)
-    queries = min(Nq, max(1, POINTS // (L * K)))
-    levels = Levels.of(maps, queries, K, value.dtype)
-    ends = np.arange(0, queries * L * K + 1, L * K, dtype=np.int32)
-    heads = [(n, m) for n in range(N) for m in range(M)]
-    places = _places(maps, value, Nq, L * K)
-    if places:
-        in_place = np.ascontiguousarray(value).reshape(N, -1, Cv)
-    else:
-        # of all heads, so that a head is not one thread's: cores differ in speed
-        values = threads.scratch('values', (N, M, maps.total, Cv), value.dtype)
-
-        def border(where):
-            n, m = where
-            maps.border(value[n, :, m], values[n, m])
-
-        threads.run(border, heads)
+    cache = CoreCache(value, tuple(map(tuple, shapes)), loc, A)
+    heads = _ByHead(cache, POINTS)
+    out = heads.queries('y', heads.Cv)
 
     def attend(where):
         n, m, part = where
-        rows = order[part] * M + m
-        tile = Tile.of(flat_loc[n], flat_A[n], rows, levels)
-        out = threads.scratch('out', (len(rows), Cv), value.dtype)
-        out[...] = 0
-        for some, columns, right, weight in tile.corners():
-            if places:
-                v = in_place[n, m:]
-                columns, inside = places(columns + right)
-                weight = weight * inside
-            else:
-                v = values[n, m, right:]
-            add_product(ends, columns, weight, v, out[some])
-        as_items(flat_y[n])[rows] = as_items(out)
+        o, v = out[n, m, part], heads.value(n, m)
+        o[...] = 0
+        for some, columns, right, weight in heads.corners(heads.tile(n, m, part)):
+            add_product(heads.ends, columns, weight, v[right:], o[some])
 
-    tiles = threads.tiles(Nq, queries)
-    threads.run(attend, [(*head, part) for head in heads for part in tiles])
-    return y, CoreCache(value, tuple(map(tuple, shapes)), loc, A)
+    # tiles of all heads, so that a head is not one thread's: cores differ in speed
+    both = itertools.product(heads.pictures_and_heads, heads.tiles)
+    threads.run(attend, [(*head, part) for head, part in both])
+    y = np.empty(loc.shape[:3] + value.shape[3:], value.dtype)
+    heads.move_queries((y, out), back=True)
+    return y, cache
 
 
 @twin(ms_deform_attn_backward)
@@ -104,60 +172,44 @@ def fast_ms_deform_attn_backward(dy, cache):
     value, shapes, loc, A = cache
     if not fits(value, loc, A, dy):
         return ms_deform_attn_backward.plain(dy, cache)
-    N, _, M, Cv = value.shape
-    Nq, L, K = loc.shape[1], loc.shape[3], loc.shape[4]
+    heads = _ByHead(cache, POINTS_BACK)
     dvalue, dloc, dA = (np.empty(a.shape, a.dtype) for a in (value, loc, A))
-    flat_dy, flat_loc, flat_A, flat_dloc, flat_dA = map(
-        by_query_and_head, (dy, loc, A, dloc, dA)
-    )
-    maps, order = Maps(shapes), query_order(tuple(map(tuple, shapes)), Nq)
-    queries = min(Nq, max(1, POINTS_BACK // (L * K)))
-    levels = Levels.of(maps, queries, K, value.dtype)
-    ends = np.arange(0, queries * L * K + 1, L * K, dtype=np.int32)
-
-    places = _places(maps, value, Nq, L * K)
-    if places:
-        in_place = np.ascontiguousarray(value).reshape(N, -1, Cv)
-        drows = dvalue.reshape(N, -1, Cv)
-
-        def clear(where):
-            dvalue[where] = 0
-
-        parts = threads.tiles(value.shape[1], READ // (M * Cv))
-        threads.run(clear, [(n, part) for n in range(N) for part in parts])
+    d = heads.queries('y', heads.Cv)
+    heads.move_queries((dy, d))
+    if heads.places:
+        dvalues = dvalue.reshape(heads.N, -1, heads.Cv)
+        parts = threads.tiles(dvalues.shape[1], READ // heads.Cv)
+        threads.run(
+            lambda where: operator.setitem(dvalues, where, 0),
+            [(n, part) for n in range(heads.N) for part in parts],
+        )
+    else:
+        dvalues = threads.scratch('dvalues', heads.values.shape, value.dtype)
 
     def head(where):
         n, m = where
-        if places:
-            v, dv = in_place[n, m:], drows[n, m:]
+        v = heads.value(n, m)
+        if heads.places:
+            dv = dvalues[n, m:]
         else:
-            v, dv = (
-                threads.scratch(name, (maps.total, Cv), value.dtype)
-                for name in ('value', 'dvalue')
-            )
-            maps.border(value[n, :, m], v)
+            dv = dvalues[n, m]
             dv[...] = 0
-        for part in threads.tiles(Nq, queries):
-            rows = order[part] * M + m
-            tile = Tile.of(flat_loc[n], flat_A[n], rows, levels)
-            d = threads.scratch('out', (len(rows), Cv), value.dtype)
-            take_rows(flat_dy[n], rows, d)
-            for some, columns, right, weight in tile.corners():
-                if places:
-                    columns, inside = places(columns + right)
-                    weight = weight * inside
-                    right = 0
-                add_transposed_product(ends, columns, weight, d[some], dv[right:])
-            gradients = _point_gradients(tile, _inner_products(tile, d, v, places))
-            for flat, gradient in zip((flat_dloc, flat_dA), gradients):
-                as_items(flat[n])[rows] = as_items(gradient.reshape(len(rows), -1))
-        if places:
-            return
-        pixels = as_items(dvalue[n, :, m])
-        for part, level in maps.inside(as_items(dv)):
-            pixels[part] = level.reshape(-1, 1)
+        for part in heads.tiles:
+            tile, d_tile = heads.tile(n, m, part), d[n, m, part]
+            for some, columns, right, weight in heads.corners(tile):
+                add_transposed_product(
+                    heads.ends, columns, weight, d_tile[some], dv[right:]
+                )
+            u = _inner_products(tile, d_tile, v, heads.places)
+            # in place of what they are the gradients of, which was read
+            gradients = _point_gradients(tile, u)
+            for a, gradient in zip((heads.loc, heads.A), gradients):
+                a[n, m, part] = gradient.reshape(len(d_tile), -1)
 
-    threads.run(head, [(n, m) for n in range(N) for m in range(M)])
+    threads.run(head, heads.pictures_and_heads)
+    heads.move_queries((dloc, heads.loc), (dA, heads.A), back=True)
+    if not heads.places:
+        heads.move_tokens((dvalue, dvalues), back=True)
     return dvalue, dloc, dA
 
 
