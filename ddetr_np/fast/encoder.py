@@ -142,9 +142,8 @@ def fast_infer(encoder, x, pos, p_hat, shapes, padding, run=EVAL):
         np.add(v, b, out=v)
         if padding is not None:
             v[padding[n, order[part]]] = 0
-        heads = as_items(v.reshape(-1, M, Cv))
-        for m in range(M):
-            as_items(values[i % 2][n, m])[place[part]] = heads[:, m]
+        heads = as_items(v.reshape(-1, M, Cv)).swapaxes(0, 1)
+        as_items(values[i % 2][n])[:, place[part]] = heads
 
     def attend(n, part, i, z):
         """Write Σ_lk A_mlqk W'_m x^l(φ_l(p̂_q) + Δp_mlqk) of a layer into z."""
