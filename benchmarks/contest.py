@@ -34,6 +34,10 @@ class MissingError(Exception):
     """A peer is not installed."""
 
 
+class Took(float):
+    """Seconds that a task has measured by itself."""
+
+
 class Run(NamedTuple):
     """What a run took.
 
@@ -56,8 +60,8 @@ class Contender:
     ----------
     name : str
     make : callable
-        Returns {task: function}; it is called in the new process. A function that
-        returns a float has measured by itself how many seconds its task takes.
+        Returns {task: function}; it is called in the new process. What returns `Took`
+        has measured by itself how many seconds its task takes.
     *args
         Of `make`.
 
@@ -143,8 +147,8 @@ def _do(tasks, what, task):
         return tasks[task]()
     n, start, taken = 0, time.perf_counter(), 0.0
     while taken < LEAST:  # the mean of what is short
-        if isinstance(seconds := tasks[task](), float):
-            return seconds
+        if isinstance(took := tasks[task](), Took):
+            return float(took)
         n, taken = n + 1, time.perf_counter() - start
     return taken / n
 
