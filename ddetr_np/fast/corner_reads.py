@@ -21,6 +21,11 @@ class Maps:
     """The levels of one head, bordered, as (pixels, Cv) in one array.
 
     Rows of a map share their borders: what is right of one is left of the next.
+
+    Parameters
+    ----------
+    shapes : sequence of (H, W)
+        Of the levels; Σ H·W = S.
     """
 
     def __init__(self, shapes):
@@ -33,7 +38,20 @@ class Maps:
         self.total = int(pixels.sum())
 
     def inside(self, a):
-        """Yield (tokens, map): each level's slice of S, its (H, W, Cv) in a."""
+        """Yield what of an array is a level's, without borders.
+
+        Parameters
+        ----------
+        a : (total, Cv) array
+            Bordered maps.
+
+        Yields
+        ------
+        tokens : slice
+            Of S.
+        level : (H, W, Cv) array
+            A view.
+        """
         token = 0
         for (H, W), pitch, start in zip(self.sizes, self.pitch, self.starts):
             level = a[start : start + (H + 2 * BORDER) * pitch]
@@ -42,12 +60,24 @@ class Maps:
             token += H * W
 
     def pixels(self):
-        """Return (S,): where each token's pixel is in the array."""
+        """Return where each token's pixel is.
+
+        Returns
+        -------
+        (S,) int array
+            Indices into bordered maps.
+        """
         numbers = np.arange(self.total)[:, None]
         return np.concatenate([level.ravel() for _, level in self.inside(numbers)])
 
     def clear_borders(self, a):
-        """Write zeros into the borders of maps (…, total, Cv)."""
+        """Write zeros into the borders.
+
+        Parameters
+        ----------
+        a : (..., total, Cv) array
+            Bordered maps.
+        """
         for (H, _), pitch, start, end in zip(
             self.sizes, self.pitch, self.starts, self.ends
         ):
@@ -63,7 +93,8 @@ class Places:
     Parameters
     ----------
     maps : Maps
-    dtype : data type
+        Of the tokens.
+    dtype : dtype
         Of the weights.
     M : int
         Heads that stand side by side in a token: a head's row is its number times M.
@@ -109,15 +140,27 @@ class Levels(NamedTuple):
 
     Arrays, though they repeat: NumPy runs through one long loop faster than through
     many short ones, and its maximum with a number is slow.
+
+    Parameters
+    ----------
+    size : (2, points) array
+        W and H.
+    low : (2, points) array
+        −2, the least x and y.
+    pitch : (points,) int32 array
+        Pixels from one row of the map to the next.
+    origin : (points,) int32 array
+        Of the map's pixel (0, 0).
     """
 
-    size: Any  # (2, points): W and H
-    low: Any  # (2, points): −2, the least x and y
-    pitch: Any  # (points,): pixels from one row to the next
-    origin: Any  # (points,): of the map's pixel (0, 0)
+    size: Any
+    low: Any
+    pitch: Any
+    origin: Any
 
     @classmethod
     def of(cls, maps, queries, K, dtype):
+        """Return those of some queries, or of as many queries and heads."""
         origin = maps.starts + BORDER * (maps.pitch + 1)
         size = maps.sizes.T[::-1]
 
@@ -132,10 +175,22 @@ class Levels(NamedTuple):
 
 @functools.lru_cache(64)
 def query_order(shapes, Nq):
-    """Return the queries in the order they are taken in, as (Nq,) rows.
+    """Return the order that queries are taken in.
 
     Where they are the maps' pixels, along a Z-shaped curve through the picture: a run
     of any length is a patch of all levels. Queries of another number keep their order.
+
+    Parameters
+    ----------
+    shapes : tuple of (H, W)
+        Of the levels.
+    Nq : int
+        How many queries there are.
+
+    Returns
+    -------
+    (Nq,) int array
+        Their numbers.
     """
     if Nq != sum(H * W for H, W in shapes):
         return np.arange(Nq)
@@ -158,13 +213,23 @@ class Tile:
     What is done alike for x and y, or for left and right, is one step on both: the
     steps are few and long, since threads take turns at beginning one.
 
+    Parameters
+    ----------
+    queries : int
+        Or queries and heads.
+    reads : int
+        Points of each, L K.
+    dtype : dtype
+        Of loc and A.
+    levels : Levels
+        Of as many queries at least.
+
     Attributes
     ----------
-    reads : int
-        Points of a query, L K.
     xy : (2, points) array
         In pixels of the level.
     A : (points,) array
+        Attention weights.
     columns : (2, points) int32 array
         The left pixels of the two pairs, upper and lower, that a point lies between.
     w : (2, 2, points) array
@@ -173,9 +238,20 @@ class Tile:
 
     @classmethod
     def of(cls, loc, A, levels):
-        """Return the tile of rows of loc (queries, 2 L K), fractions, and A (…, L K).
+        """Return the tile of some queries.
 
-        A is read, not copied.
+        Parameters
+        ----------
+        loc : (queries, 2 L K) array
+            x and y as fractions of the level's width and height.
+        A : (queries, L K) array
+            Read, not copied.
+        levels : Levels
+            Of as many queries at least.
+
+        Returns
+        -------
+        Tile
         """
         tile = cls(*A.shape, A.dtype, levels)
         tile.A = A.reshape(-1)
@@ -213,25 +289,66 @@ class Tile:
         np.add(upper, pitch, out=lower)
 
     def new(self, name, *shape, dtype=None):
-        """Return an array, the tile's own for the name, not yet filled."""
+        """Return scratch memory, the tile's for a name; see `threads.scratch`.
+
+        Parameters
+        ----------
+        name : str
+            Of the array.
+        *shape : int
+            Its lengths.
+        dtype : dtype or None
+            None: the tile's.
+
+        Returns
+        -------
+        numpy.ndarray
+        """
         return threads.scratch(name, shape, dtype or self.dtype)
 
     def rows(self, places):
-        """Return (rows, A g) of all four corners of each point, (points, 4) arrays."""
+        """Return what all corners read, those of a point side by side.
+
+        Parameters
+        ----------
+        places : Places
+            Where pixels are.
+
+        Returns
+        -------
+        rows : (points, 4) int32 array
+            That the corners are in.
+        weights : (points, 4) array
+            A g.
+        """
         columns = self.new('quads', 2, 2, self.n, dtype=np.int32)
         columns[:, 0] = self.columns
         np.add(self.columns, 1, out=columns[:, 1])
         rows, weights = places(columns)
         np.multiply(weights, (self.A * self.w[1])[:, None], out=weights)
         np.multiply(weights, self.w[0], out=weights)
-        return (a.reshape(4, self.n).T.copy() for a in (rows, weights))
+        return tuple(a.reshape(4, self.n).T.copy() for a in (rows, weights))
 
     def corners(self, heads=1):
-        """Yield (queries, columns, right, A g) of some queries' corners at a time.
+        """Yield one corner of some queries' points at a time.
 
-        `queries` is a slice of the tile's; `right` is 1 for the pixel after `columns`.
         All four corners of some queries come before the next, that read other values.
-        Where the tile has several heads, one after another, they are of one head.
+
+        Parameters
+        ----------
+        heads : int
+            That the tile has, one after another; `queries` are of one head.
+
+        Yields
+        ------
+        queries : slice
+            Of the tile's.
+        columns : int32 array
+            Pixels of their points.
+        right : int
+            1 for the pixel after `columns`.
+        weights : array
+            A g.
         """
         pairs, weights = self.new('pairs', 2, self.n), self.new('weights', 2, 2, self.n)
         np.multiply(self.A, self.w[1], out=pairs)
@@ -261,17 +378,3 @@ def as_items(a):
     array
     """
     return a.view(np.dtype((np.void, a.shape[-1] * a.itemsize)))
-
-
-def take_rows(a, rows, out):
-    """Copy rows of a, by their numbers, into out, an array of as many elements."""
-    # all are in range; with mode='raise' NumPy would go through a buffer
-    np.take(a, rows, 0, out=out.reshape(len(rows), -1), mode='clip')
-
-
-def fits(*arrays):
-    """Whether the twin takes these; the plain operation takes the others."""
-    dtype = arrays[0].dtype
-    return dtype in (np.float32, np.float64) and all(
-        a.dtype == dtype and a.size for a in arrays
-    )

@@ -14,7 +14,8 @@ import numpy as np
 
 from .. import threads
 from ..backend import twin
-from .corner_reads import Levels, Maps, Places, Tile, fits
+from .corner_reads import Levels, Maps, Places, Tile
+from .rows import fits
 from .sparse import add_product
 
 COST = 10  # of a multiply-accumulate of what is read, in those of a matrix product

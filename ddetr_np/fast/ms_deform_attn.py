@@ -31,10 +31,9 @@ from .corner_reads import (
     Tile,
     as_items,
     few_reads,
-    fits,
     query_order,
-    take_rows,
 )
+from .rows import fits
 from .sparse import add_product, add_transposed_product
 
 POINTS = 1 << 16  # sampling points in a tile: fewer, longer steps for threads to part
@@ -227,7 +226,8 @@ def _inner_products(tile, d, v, places=None):
     for part in threads.tiles(queries, READ // (4 * reads * Cv)):
         n = part.stop - part.start
         read = threads.scratch('read', (n, 4 * reads, Cv), d.dtype)
-        take_rows(v, index[part].ravel(), read)
+        # all are in range; with mode='raise' NumPy would go through a buffer
+        np.take(v, index[part].ravel(), 0, out=read.reshape(-1, Cv), mode='clip')
         np.matmul(read, d[part, :, None], out=u[part])
     if places:
         np.multiply(u, inside.reshape(u.shape), out=u)
