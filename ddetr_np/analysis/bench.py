@@ -285,7 +285,7 @@ class Bench:
             shape = loc.shape[:3] + value.shape[3:]
             return get_xp(value).zeros(shape, value.dtype), None
 
-        # without the twin of a layer's inference, the core is called for itself
+        # without the twin of the encoder's inference, the core is called for itself
         library = get_xp(self.images).__name__
         with substitute({(ms_deform_attn.key, library): take}):
             calls['transformer.encoder']()

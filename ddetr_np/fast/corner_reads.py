@@ -223,6 +223,8 @@ class Tile:
         Of loc and A.
     levels : Levels
         Of as many queries at least.
+    A : (points,) array or None
+        None: one that is to be filled in, as `xy` is.
 
     Attributes
     ----------
@@ -253,19 +255,18 @@ class Tile:
         -------
         Tile
         """
-        tile = cls(*A.shape, A.dtype, levels)
-        tile.A = A.reshape(-1)
+        tile = cls(*A.shape, A.dtype, levels, A.reshape(-1))
         np.multiply(loc.reshape(-1, 2).T, tile.levels.size, out=tile.xy)
         np.subtract(tile.xy, 0.5, out=tile.xy)
         tile.find_corners()
         return tile
 
-    def __init__(self, queries, reads, dtype, levels):
-        """Give arrays xy and A to fill in."""
+    def __init__(self, queries, reads, dtype, levels, A=None):
         n = queries * reads
         self.n, self.reads, self.dtype = n, reads, dtype
         self.levels = Levels(*(a[..., :n] for a in levels))
-        self.xy, self.A = self.new('xy', 2, n), self.new('A', n)
+        self.xy = self.new('xy', 2, n)
+        self.A = self.new('A', n) if A is None else A
 
     def find_corners(self):
         """Find the pixels that each point lies between, and their weights."""

@@ -24,7 +24,7 @@ LEAST = 1 << 8  # tokens worth a tile: threads share small pictures, too
 
 
 class _Weights(NamedTuple):
-    """A layer's matrices, contiguous, which the BLAS arranges quicker; its biases."""
+    """A layer's matrices, transposed views, with their biases."""
 
     value: Any
     points: Any  # of `_points_matrix`
@@ -38,7 +38,7 @@ class _Weights(NamedTuple):
         a = layer.self_attn
         linears = a.value_proj, a.output_proj, layer.linear1, layer.linear2
         value, output, (W1, b1), (W2, b2) = (
-            (np.ascontiguousarray(m.weight.data.T), m.bias.data) for m in linears
+            (m.weight.data.T, m.bias.data) for m in linears
         )
         scores = a.attention_weights
         scores = np.column_stack([scores.weight.data, scores.bias.data])

@@ -52,8 +52,10 @@ def fast_infer(attn, z, p_hat, x, shapes, padding=None):
     loc, A = (a.reshape(N, Nq * M, -1) for a in (loc, A))
     x = np.ascontiguousarray(x)
     maps = Maps(shapes)
-    masks = [None] * N if padding is None else padding
-    places = [Places(maps, x.dtype, padding=mask) for mask in masks]
+    if padding is None:
+        places = [Places(maps, x.dtype)] * N
+    else:
+        places = [Places(maps, x.dtype, padding=mask) for mask in padding]
     W = attn.value_proj.weight.data.reshape(M, Cv, C).swapaxes(1, 2)
     b = attn.value_proj.bias.data.reshape(M, Cv)
     queries = max(1, min(Nq, ROWS // M))

@@ -12,7 +12,6 @@ than the rest.
 """
 
 import itertools
-import operator
 
 import numpy as np
 
@@ -67,14 +66,13 @@ class _ByHead:
         self.reads = loc.shape[3] * self.K
         self.dtype = value.dtype
         self.maps, self.order = Maps(shapes), query_order(shapes, self.Nq)
-        self.pixels = self.maps.pixels()
         self.pictures_and_heads = [(n, m) for n in range(self.N) for m in range(self.M)]
         queries = min(self.Nq, max(1, points // self.reads))
         self.tiles = threads.tiles(self.Nq, queries)
         self.levels = Levels.of(self.maps, queries, self.K, self.dtype)
         self.ends = np.arange(0, queries * self.reads + 1, self.reads, dtype=np.int32)
-        self.loc = self.queries('loc', 2 * self.reads)
-        self.A = self.queries('A', self.reads)
+        self.loc = self.queries('loc by head', 2 * self.reads)
+        self.A = self.queries('A by head', self.reads)
         self.move_queries((loc, self.loc), (A, self.A))
         # of few queries the values are read where they are
         self.places = None
@@ -82,6 +80,7 @@ class _ByHead:
             self.places = Places(self.maps, self.dtype, self.M)
             self.in_place = np.ascontiguousarray(value).reshape(self.N, -1, self.Cv)
         else:
+            self.pixels = self.maps.pixels()
             self.values = self.bordered('values')
             self.move_tokens((value, self.values))
 
@@ -145,7 +144,7 @@ def fast_ms_deform_attn(value, shapes, loc, A):
         return ms_deform_attn.plain(value, shapes, loc, A)
     cache = CoreCache(value, tuple(map(tuple, shapes)), loc, A)
     heads = _ByHead(cache, POINTS)
-    out = heads.queries('y', heads.Cv)
+    out = heads.queries('y by head', heads.Cv)
 
     def attend(where):
         n, m, part = where
@@ -173,15 +172,16 @@ def fast_ms_deform_attn_backward(dy, cache):
         return ms_deform_attn_backward.plain(dy, cache)
     heads = _ByHead(cache, POINTS_BACK)
     dvalue, dloc, dA = (np.empty(a.shape, a.dtype) for a in (value, loc, A))
-    d = heads.queries('y', heads.Cv)
+    d = heads.queries('y by head', heads.Cv)
     heads.move_queries((dy, d))
     if heads.places:
         dvalues = dvalue.reshape(heads.N, -1, heads.Cv)
+
+        def clear(where):
+            dvalues[where] = 0
+
         parts = threads.tiles(dvalues.shape[1], READ // heads.Cv)
-        threads.run(
-            lambda where: operator.setitem(dvalues, where, 0),
-            [(n, part) for n in range(heads.N) for part in parts],
-        )
+        threads.run(clear, [(n, part) for n in range(heads.N) for part in parts])
     else:
         dvalues = threads.scratch('dvalues', heads.values.shape, value.dtype)
 
