@@ -35,7 +35,7 @@ PIXELS = 1 << 10  # output pixels of a tile
 LEAST_PIXELS = 1 << 7  # fewer would not pay for arranging the kernel for the product
 SHARES = 4  # tasks at least, where there are channels enough,
 LEAST_CHANNELS = 1 << 7  # … for each
-LEAST_BLOCK = 1 << 6  # channels of a kernel's gradient in a task
+LEAST_BLOCK = 1 << 6  # channels of a kernel's gradient, or of a small map, in a task
 RUNS = 16  # of tiles at most, each with a sum of its own for a kernel's gradient
 KERNELS = 1 << 22  # elements of all sums for a kernel's gradient together
 
@@ -74,13 +74,13 @@ class _Windows:
         parts = threads.tapering_tiles(self.Ho, most / self.Wo, least / self.Wo)
         return self._with_pictures(parts, most)
 
-    def winograd_tiles(self):
+    def winograd_tiles(self, most=winograd.PIXELS):
         """Return the same for Winograd's products, whose short tiles do not pay.
 
-        They take two rows at a time.
+        They take four rows at a time.
         """
-        most = winograd.PIXELS
-        return self._with_pictures(threads.even_tiles(self.Ho, most / self.Wo, 2), most)
+        parts = threads.even_tiles(self.Ho, most / self.Wo, winograd.OUT)
+        return self._with_pictures(parts, most)
 
     def _with_pictures(self, parts, most):
         pictures = threads.tiles(len(self.x), most // (self.Ho * self.Wo))
@@ -105,45 +105,63 @@ class _Windows:
         windows[...] = view
         return windows.reshape(-1, self.width)
 
-    def inside(self, pictures, start, rows, columns):
+    def inside(self, pictures, start, rows, columns, channels=slice(None)):
         """Return the pixels that output rows from `start` on touch, zeros outside x."""
         r, c = self.rows, self.columns
         height = (rows - 1) * r.stride + (r.taps - 1) * r.step + 1
         width = (columns - 1) * c.stride + (c.taps - 1) * c.step + 1
-        x = self.x[pictures]
+        x = self.x[pictures, ..., channels]
         shape = (len(x), height, width, x.shape[3])
         inside = threads.scratch('conv_inside', shape, x.dtype)
         _copy_bordered(x, start * r.stride + r.first, c.first, inside)
         return inside
 
-    def even_and_odd(self, tile, channels=slice(None)):
-        """Return what `winograd.patches` takes for a tile, or channels of it."""
-        pictures, part = tile
-        x = self.x[pictures, ..., channels]
-        h, w = (part.stop - part.start + 1) // 2, (self.Wo + 1) // 2
-        shape = (2, len(x), 2 * h + 2, w + 1, x.shape[3])
-        columns = threads.scratch('conv_columns', shape, x.dtype)
-        for i, out in enumerate(columns):
-            first = self.columns.first + i
-            _copy_bordered(x, part.start + self.rows.first, first, out, step=2)
-        return columns
-
     def suit_winograd(self, O):
-        """Whether four outputs at a time are quicker: 3×3, no stride, many channels."""
+        """Whether 4×4 outputs at once are quicker: 3×3, no stride, many channels."""
         plain = _Axis(1, 0, 1, 3)
-        far = self.x.size >= winograd.FAR
         return (
             self.rows._replace(first=0) == self.columns._replace(first=0) == plain
-            and min(self.x.shape[3], O)
-            >= (winograd.LEAST_FAR if far else winograd.LEAST)
+            and min(self.x.shape[3], O) >= winograd.LEAST
+            and len(self.x) * self.Ho * self.Wo >= winograd.LEAST_PIXELS
         )
 
+    def n_patches(self, pictures, rows):
+        """Return how many of Winograd's patches cover rows of some pictures."""
+        return pictures * -(-rows // winograd.OUT) * -(-self.Wo // winograd.OUT)
 
-def _copy_bordered(x, top, left, out, step=1):
-    """out[n, i, j] = x[n, top + i, left + j·step], zero where that is outside x."""
+    def patches(self, tile, channels=slice(None), out=None):
+        """Return `winograd.patches` of a tile, or of channels of it."""
+        pictures, part = tile
+        rows, columns = (
+            -(-n // winograd.OUT) * winograd.OUT
+            for n in (part.stop - part.start, self.Wo)
+        )
+        inside = self.inside(pictures, part.start, rows, columns, channels)
+        return winograd.patches(inside, out)
+
+    def all_patches(self):
+        """Return the patches of all pixels, in memory of their own."""
+        N, _, _, I = self.x.shape
+        n = self.n_patches(N, self.Ho)
+        out = np.empty((winograd.PATCH**2, n, I), self.x.dtype)
+
+        def task(tile):
+            pictures, part = tile
+            start = self.n_patches(pictures.start, self.Ho)
+            start += self.n_patches(1, part.start)
+            n = pictures.stop - pictures.start, part.stop - part.start
+            self.patches(tile, out=out[:, start : start + self.n_patches(*n)])
+
+        size = min(winograd.PIXELS, N * self.Ho * self.Wo // SHARES)
+        threads.run(task, self.winograd_tiles(size))
+        return out
+
+
+def _copy_bordered(x, top, left, out):
+    """out[n, i, j] = x[n, top + i, left + j], zero where that is outside x."""
     (H, W), (height, width) = x.shape[1:3], out.shape[1:3]
     y0, y1 = max(0, -top), min(height, H - top)
-    x0, x1 = max(0, -(left // step)), min(width, -((left - W) // step))
+    x0, x1 = max(0, -left), min(width, W - left)
     if y0 >= y1 or x0 >= x1:
         out[...] = 0
         return
@@ -151,8 +169,7 @@ def _copy_bordered(x, top, left, out, step=1):
     out[:, y1:] = 0
     out[:, y0:y1, :x0] = 0
     out[:, y0:y1, x1:] = 0
-    first = left + x0 * step
-    out[:, y0:y1, x0:x1] = x[:, top + y0 : top + y1, first : left + x1 * step : step]
+    out[:, y0:y1, x0:x1] = x[:, top + y0 : top + y1, left + x0 : left + x1]
 
 
 def _forward_windows(x, W, stride, padding, dilation):
@@ -177,6 +194,13 @@ class _Kernel(NamedTuple):
     @property
     def outputs(self):
         return self.W.shape[3 if self.turned is None else 2]
+
+    def part(self, channels):
+        """Return the kernel of some of its outputs."""
+        W, scale, turned = self
+        if turned is not None:
+            return _Kernel(W[:, :, channels], scale, turned)
+        return _Kernel(W[..., channels], None if scale is None else scale[channels])
 
     def transformed(self):
         """Return U of `winograd.convolve`."""
@@ -255,7 +279,16 @@ def _convolve(windows, kernel, y, shift=None, residual=None, relu=False):
     """y = ReLU(windows · kernel + shift + residual)."""
     O = kernel.outputs
     quick = windows.suit_winograd(O)
-    W = kernel.transformed() if quick else kernel.matrix()
+    N, Ho, Wo, _ = y.shape
+    # a large kernel of a small map is transformed by those who multiply by it, and the
+    # map before
+    few = quick and windows.n_patches(N, Ho) < windows.x.shape[3]
+    if few:
+        patches, tiles = windows.all_patches(), [(slice(0, N), slice(0, Ho))]
+    elif quick:
+        W, tiles = kernel.transformed(), windows.winograd_tiles()
+    else:
+        W, tiles = kernel.matrix(), windows.tiles()
 
     def task(where):
         *tile, channels = where
@@ -265,9 +298,11 @@ def _convolve(windows, kernel, y, shift=None, residual=None, relu=False):
         if not out.flags.c_contiguous:
             result = threads.scratch('conv_out', out.shape, y.dtype)
         some = None if shift is None else shift[channels]
-        if quick:
-            patches = winograd.patches(windows.even_and_odd(tile))
-            winograd.convolve(patches, W[..., channels], result, some)
+        if few:
+            U = kernel.part(channels).transformed()
+            winograd.convolve(patches, U, result, some)
+        elif quick:
+            winograd.convolve(windows.patches(tile), W[..., channels], result, some)
         else:
             rows = result.reshape(-1, result.shape[-1])
             np.matmul(windows(tile), W[:, channels], out=rows)
@@ -280,9 +315,11 @@ def _convolve(windows, kernel, y, shift=None, residual=None, relu=False):
         if result is not out:
             out[...] = result
 
-    tiles = windows.winograd_tiles() if quick else windows.tiles()
     # small maps have few rows to share, but many channels
-    blocks = threads.tiles(O, max(LEAST_CHANNELS, -(-O * len(tiles) // SHARES)))
+    size = max(LEAST_CHANNELS, -(-O * len(tiles) // SHARES))
+    if few:
+        size = min(LEAST_CHANNELS, max(LEAST_BLOCK, -(-O // 2)))
+    blocks = threads.tiles(O, size)
     # as long as a tile: NumPy's maximum with a number, or with a row, is slower
     longest = max(y[tile][..., blocks[0]].size for tile in tiles) if relu else 0
     zero = np.zeros(longest, y.dtype)
@@ -424,7 +461,7 @@ def _kernel_gradient(dy, conv):
         tiles = windows.tiles(max(PIXELS, pixels // SHARES), pixels // RUNS)
     else:
         tiles = windows.tiles()
-    taps = 16 if quick else kh * kw
+    taps = winograd.PATCH**2 if quick else kh * kw
     # runs, as far as their sums are small, and blocks for the rest of the shares
     most = max(1, min(len(tiles), SHARES if quick else RUNS, KERNELS // (taps * I * O)))
     runs = threads.tiles(len(tiles), -(-len(tiles) // most))
@@ -437,7 +474,7 @@ def _kernel_gradient(dy, conv):
         mine = sums[run, :, block]
         product = threads.scratch('conv_dW', mine.shape, W.dtype)
         for tile in tiles[runs[run]]:
-            patches = winograd.patches(windows.even_and_odd(tile, block))
+            patches = windows.patches(tile, block)
             mine += winograd.kernel_products(patches, dy[tile], product)
 
     def task(which):

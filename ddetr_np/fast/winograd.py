@@ -1,24 +1,53 @@
-"""3×3 convolutions with 4/9 of the multiplications (Winograd's F(2×2, 3×3)).
+"""3×3 convolutions with a quarter of the multiplications (Winograd's F(4×4, 3×3)).
 
-Four neighbouring outputs y = Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A come from a 4×4 patch d of the
-input and the kernel g: 16 products for 36. Summed over channels, ⊙ is 16 matrix
-products, one for each element of the patch. The transforms only add and halve, so the
-error stays near the direct sum's in single precision.
+Sixteen neighbouring outputs y = Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A come from a 6×6 patch d of
+the input and the kernel g: 36 products for 144. Summed over channels, ⊙ is 36 matrix
+products, one for each element of the patches. The transforms are matrix products, too,
+of Bᵀ ⊗ Bᵀ with all patches' elements, and so on.
+
+Behind it are polynomials. A convolution has the coefficients of a product of two, which
+is computed at as many points as it has coefficients and put together again (Toom and
+Cook). Any points will do, but they decide how rounding errors grow: with those below to
+six times the direct sum's in single precision, with the usual 0, ±1, ±2 to twelve.
 """
+
+from fractions import Fraction
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from .. import threads
 
-# the last row's sign is turned round, and with it what is summed in the end: y = m₀ + …
-# and y = m₃ + … are one step
-G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, -1]])
-LEAST = 128  # channels; with fewer the transforms cost more than they save,
-LEAST_FAR = 48  # … unless the input is beyond the caches: windows are nine reads of it
-FAR = 1 << 21  # elements
+OUT = 4  # outputs along each axis,
+PATCH = OUT + 2  # … and the inputs that they see
+POINTS = 0, Fraction(2, 3), Fraction(-2, 3), Fraction(3, 2), Fraction(-3, 2)  # and ∞
+LEAST = 48  # channels: with fewer the transforms cost more than they save,
+LEAST_PIXELS = 1 << 8  # … and with fewer pixels the kernel's transform alone does
 SHARE = 1 << 15  # kernels worth a task
-PIXELS = 1 << 10  # output pixels of a tile: 16 products with a quarter as many rows
+PIXELS = 1 << 10  # output pixels of a tile: 36 products with a sixteenth as many rows
+
+
+def _matrices():
+    """Return A (6, 4), G (6, 3) and B (6, 6), float64.
+
+    A row of A has a point's powers, one of G, too, over its distances from the others;
+    a column of B has the coefficients of the polynomial that is 0 at the others. Of ∞
+    only the highest power counts.
+    """
+    A, G, B = (np.zeros((PATCH, n)) for n in (OUT, 3, PATCH))
+    for i, p in enumerate(POINTS):
+        others = [q for q in POINTS if q != p]
+        distances = np.prod([p - q for q in others])
+        A[i] = [p**k for k in range(OUT)]
+        G[i] = [p**k / distances for k in range(3)]
+        B[:-1, i] = np.poly(np.array(others, float))[::-1]
+    A[-1, -1] = G[-1, -1] = 1
+    B[:, -1] = np.poly(np.array(POINTS, float))[::-1]
+    return A, G, B
+
+
+# a patch's rows and columns at once
+AA, GG, BB = (np.kron(matrix, matrix) for matrix in _matrices())
 
 
 def _input_channels(I, O):
@@ -40,65 +69,58 @@ def transformed(W, scale=None, turned=False):
 
     Returns
     -------
-    (16, I, O) array, or (16, O, I) if `turned`
+    (36, I, O) array, or (36, O, I) if `turned`
         Of the kernel's type.
     """
     I, O = W.shape[2:]
-    GG = np.kron(G, G).astype(W.dtype)
-    if turned:
-        GG = GG[:, ::-1].copy()
-    W = np.ascontiguousarray(W).reshape(9, I, O)
-    out = np.empty((16, I * O), W.dtype)
+    G = GG[:, ::-1] if turned else GG
+    G = G.astype(W.dtype, order='C')
+    W = W.reshape(9, I, O)
+    as_it_is = scale is None and W.flags.c_contiguous
+    out = np.empty((len(G), I * O), W.dtype)
 
     def task(inputs):
         part = slice(inputs.start * O, inputs.stop * O)
-        g = W.reshape(9, -1)[:, part]
-        if scale is not None:
-            scaled = threads.scratch('winograd_g', g.shape, W.dtype)
-            np.multiply(W[:, inputs], scale, out=scaled.reshape(9, -1, O))
-            g = scaled
-        np.matmul(GG, g, out=out[:, part])
+        if as_it_is:
+            g = W.reshape(9, -1)[:, part]
+        else:
+            g = threads.scratch('winograd_g', W[:, inputs].shape, W.dtype)
+            np.multiply(W[:, inputs], 1 if scale is None else scale, out=g)
+        np.matmul(G, g.reshape(9, -1), out=out[:, part])
 
     threads.run(task, _input_channels(I, O))
-    out = out.reshape(16, I, O)
+    out = out.reshape(-1, I, O)
     return out.swapaxes(1, 2) if turned else out
 
 
-def patches(columns):
-    """Return Bᵀ d B of the input's 4×4 patches, in scratch memory.
+def patches(inside, out=None):
+    """Return Bᵀ d B of the input's 6×6 patches.
 
     Parameters
     ----------
-    columns : (2, n, 2 h + 2, w + 1, I) array
-        The bordered input's even columns and its odd ones: so every sum below runs
-        along memory. 2 h and 2 w are the output's rows and columns, rounded up to even
-        numbers.
+    inside : (n, 4 h + 2, 4 w + 2, I) array
+        The bordered input. 4 h and 4 w are the output's rows and columns, rounded up to
+        multiples of four.
+    out : (36, n·h·w, I) array or None
+        Written; matrices of contiguous rows. None: scratch memory, which is good until
+        this thread's next call.
 
     Returns
     -------
-    (16, n·h·w, I) array
-        Good until this thread's next call.
+    (36, n·h·w, I) array
     """
-    _, n, height, width, I = columns.shape
-    h, w = height // 2 - 1, width - 1
-    dtype = columns.dtype
-    phase, picture, row, column, element = columns.strides
-    rows = threads.scratch('winograd_rows', (4, 2, n, h, w + 1, I), dtype)
-    pairs = as_strided(  # rows 2 i and 2 i + 1, then 2 i + 2 and 2 i + 3
-        columns,
-        (2, 2, 2, n, h, w + 1, I),
-        (2 * row, row, phase, picture, 2 * row, column, element),
-    )
-    _input_transform(*pairs, rows)
-    out = threads.scratch('winograd_patches', (4, 4, n, h, w, I), dtype)
-    first, phase, picture, row, column, element = rows.strides
-    pairs = as_strided(
-        rows,
-        (2, 2, 4, n, h, w, I),
-        (column, phase, first, picture, row, column, element),
-    )
-    _input_transform(*pairs, out.swapaxes(0, 1))
-    return out.reshape(16, -1, I)
+    n, height, width, I = inside.shape
+    shape = PATCH, PATCH, n, height // OUT, width // OUT, I
+    picture, row, column, element = inside.strides
+    strides = row, column, picture, OUT * row, OUT * column, element
+    d = threads.scratch('winograd_d', shape, inside.dtype)
+    d[...] = as_strided(inside, shape, strides)
+    if out is None:
+        shape = PATCH**2, d[0, 0].size // I, I
+        out = threads.scratch('winograd_patches', shape, d.dtype)
+    B = BB.T.astype(d.dtype, order='C')
+    np.matmul(B, d.reshape(PATCH**2, -1), out=out.reshape(PATCH**2, -1))
+    return out
 
 
 def convolve(patches, U, out, shift=None):
@@ -106,65 +128,66 @@ def convolve(patches, U, out, shift=None):
 
     Parameters
     ----------
-    patches : (16, n·h·w, I) array
+    patches : (36, n·h·w, I) array
         Of `patches`.
-    U : (16, I, O) array
+    U : (36, I, O) array
         Of `transformed`.
     out : (n, rows, columns, O) array
-        Written; rows and columns may be odd.
+        Written; rows and columns need not be multiples of four.
     shift : (O,) array or None
         Added to every output.
     """
-    n, height, width, O = out.shape
-    h, w = (height + 1) // 2, (width + 1) // 2
-    m = threads.scratch('winograd_m', (4, 4, n, h, w, O), out.dtype)
-    np.matmul(patches, U, out=m.reshape(16, -1, O))
-    if shift is not None:
-        m[1, 1] += shift  # which goes into all four outputs
-    rows = threads.scratch('winograd_out', (2, 4, n, h, w, O), out.dtype)
-    _output_transform(m, rows)
-    whole = out
-    if (height, width) != (2 * h, 2 * w):  # the last row or column has no partner
-        whole = threads.scratch('winograd_whole', (n, 2 * h, 2 * w, O), out.dtype)
-    y = whole.reshape(n, h, 2, w, 2, O).transpose(4, 2, 0, 1, 3, 5)
-    _output_transform(rows.swapaxes(0, 1), y)
-    if whole is not out:
-        out[...] = whole[:, :height, :width]
+    n, rows, columns, O = out.shape
+    h, w = -(-rows // OUT), -(-columns // OUT)
+    # below the products the shift, with a weight of 1 in all outputs: cheaper than
+    # adding it to each
+    m = threads.scratch('winograd_d', (PATCH**2 + 1, n * h * w, O), out.dtype)
+    np.matmul(patches, U, out=m[:-1])
+    m[-1] = 0 if shift is None else shift
+    A = np.vstack([AA, np.ones(OUT**2)]).T.astype(out.dtype, order='C')
+    y = threads.scratch('winograd_y', (OUT, OUT, n, h, w, O), out.dtype)
+    np.matmul(A, m.reshape(len(m), -1), out=y.reshape(OUT**2, -1))
+    y = y.transpose(2, 3, 0, 4, 1, 5)
+    if (rows, columns) == (OUT * h, OUT * w):
+        out.reshape(y.shape)[...] = y
+    else:
+        whole = threads.scratch('winograd_whole', y.shape, out.dtype)
+        whole[...] = y
+        out[...] = whole.reshape(n, OUT * h, OUT * w, O)[:, :rows, :columns]
 
 
 def kernel_products(patches, dy, out):
     """Write what `kernel_gradient` takes for a tile into out, and return it.
 
-    ∂y/∂g turned round: dg = Gᵀ [Σ (Bᵀ d B) ⊙ (A dy Aᵀ)] G, summed over patches by 16
-    matrix products. A dy is dy₀, dy₀ + dy₁, dy₀ − dy₁ and, with G's sign, dy₁.
+    ∂y/∂g turned round: dg = Gᵀ [Σ (Bᵀ d B) ⊙ (A dy Aᵀ)] G, summed over patches by 36
+    matrix products.
 
     Parameters
     ----------
-    patches : (16, n·h·w, I) array
+    patches : (36, n·h·w, I) array
         Of `patches`.
     dy : (n, rows, columns, O) array
-        ∂loss/∂y of the tile; rows and columns may be odd.
-    out : (16, I, O) array
+        ∂loss/∂y of the tile; rows and columns need not be multiples of four.
+    out : (36, I, O) array
         Written.
 
     Returns
     -------
-    out : (16, I, O) array
+    out : (36, I, O) array
         Tiles' are to be added up.
     """
-    n, height, width, O = dy.shape
-    h, w = (height + 1) // 2, (width + 1) // 2
-    columns = threads.scratch('winograd_dy', (2, n, 2 * h, w, O), dy.dtype)
-    for i, part in enumerate(columns):
-        some = width // 2 if i else w
-        part[:, :height, :some] = dy[:, :, i::2]
-        part[:, height:] = 0
-        part[:, :, some:] = 0
-    rows = threads.scratch('winograd_drows', (4, 2, n, h, w, O), dy.dtype)
-    _gradient_transform(columns[:, :, 0::2], columns[:, :, 1::2], rows)
-    D = threads.scratch('winograd_D', (4, 4, n, h, w, O), dy.dtype)
-    _gradient_transform(rows[:, 0], rows[:, 1], D.swapaxes(0, 1))
-    return np.matmul(patches.swapaxes(1, 2), D.reshape(16, -1, O), out=out)
+    n, rows, columns, O = dy.shape
+    h, w = -(-rows // OUT), -(-columns // OUT)
+    whole = threads.scratch('winograd_whole', (n, OUT * h, OUT * w, O), dy.dtype)
+    whole[:, :rows, :columns] = dy
+    whole[:, rows:] = 0
+    whole[:, :, columns:] = 0
+    d = threads.scratch('winograd_y', (OUT, OUT, n, h, w, O), dy.dtype)
+    d[...] = whole.reshape(n, h, OUT, w, OUT, O).transpose(2, 4, 0, 1, 3, 5)
+    D = threads.scratch('winograd_d', (PATCH**2, n * h * w, O), dy.dtype)
+    A = AA.astype(dy.dtype)
+    np.matmul(A, d.reshape(OUT**2, -1), out=D.reshape(PATCH**2, -1))
+    return np.matmul(patches.swapaxes(1, 2), D, out=out)
 
 
 def kernel_gradient(sums):
@@ -172,7 +195,7 @@ def kernel_gradient(sums):
 
     Parameters
     ----------
-    sums : (16, I, O) array
+    sums : (36, I, O) array
         Over all tiles.
 
     Returns
@@ -181,36 +204,13 @@ def kernel_gradient(sums):
         ∂loss/∂g.
     """
     _, I, O = sums.shape
-    GG = np.kron(G, G).astype(sums.dtype).T.copy()
-    sums = sums.reshape(16, I * O)
+    G = GG.T.astype(sums.dtype, order='C')
+    sums = sums.reshape(PATCH**2, I * O)
     dg = np.empty((9, I * O), sums.dtype)
 
     def task(inputs):
         part = slice(inputs.start * O, inputs.stop * O)
-        np.matmul(GG, sums[:, part], out=dg[:, part])
+        np.matmul(G, sums[:, part], out=dg[:, part])
 
     threads.run(task, _input_channels(I, O))
     return dg.reshape(3, 3, I, O)
-
-
-def _input_transform(first, second, out):
-    """Out = Bᵀ d of d₀, d₁ and d₂, d₃."""
-    np.subtract(first, second, out=out[::3])
-    np.add(first[1], second[0], out=out[1])
-    np.subtract(second[0], first[1], out=out[2])
-
-
-def _output_transform(m, out):
-    """Out = Aᵀ m: m₁ + m₂ + m₀ and m₁ − m₂ + m₃."""
-    step = threads.scratch('winograd_step', (2, *m.shape[1:]), m.dtype)
-    np.add(m[1], m[2], out=step[0])
-    np.subtract(m[1], m[2], out=step[1])
-    np.add(step, m[::3], out=out)
-
-
-def _gradient_transform(first, second, out):
-    """Out = A (first, second), the last one's sign in G."""
-    out[0] = first
-    np.add(first, second, out=out[1])
-    np.subtract(first, second, out=out[2])
-    out[3] = second

@@ -225,7 +225,7 @@ def big_cases(rng):
 def winograd_from(request, monkeypatch):
     """Both ways of a 3×3 convolution at any number of channels."""
     monkeypatch.setattr(winograd, 'LEAST', request.param)
-    monkeypatch.setattr(winograd, 'LEAST_FAR', request.param)
+    monkeypatch.setattr(winograd, 'LEAST_PIXELS', 0)
 
 
 @pytest.mark.usefixtures('winograd_from')
@@ -250,20 +250,21 @@ def test_convolutions_in_many_tiles(rng):
             assert np.abs(got[0] - expected[0]).max() < 1e-5 * expected[0].max(), name
 
 
-def test_winograd_is_for_many_channels_or_a_map_beyond_the_caches(monkeypatch, rng):
+def test_winograd_is_for_many_channels_and_pixels(monkeypatch, rng):
     called = []
 
     def spy(W, *args):
-        called.append(W.shape[2])
+        called.append(W.shape[2:])
         return transformed(W, *args)
 
     transformed = winograd.transformed
     monkeypatch.setattr(winograd, 'transformed', spy)
-    for H, C in ((9, 64), (9, 128), (200, 64)):
-        x = rng.standard_normal((1, H, 170, C)).astype('float32')
+    # the last but one map is small beside its kernel, the last too small
+    for C, H in ((32, 33), (64, 33), (256, 33), (256, 7)):
+        x = rng.standard_normal((1, H, 34, C)).astype('float32')
         W = rng.standard_normal((3, 3, C, C)).astype('float32')
         ops.conv.conv2d(x, W, None, 1, 1)
-    assert called == [128, 64]
+    assert called == [(64, 64), (256, 128), (256, 128)]
 
 
 @pytest.mark.usefixtures('winograd_from')
