@@ -211,25 +211,29 @@ class Tile:
     """The corner reads of the sampling points of some queries.
 
     What is done alike for x and y, or for left and right, is one step on both: the
-    steps are few and long, since threads take turns at beginning one.
+    steps are few and long, since threads take turns at beginning one. An array takes
+    the memory of one that is not needed any more, that all threads' tiles together fit
+    the cache that they share.
 
     Parameters
     ----------
     queries : int
-        Or queries and heads.
+        Times heads: those of a head follow each other.
     reads : int
         Points of each, L K.
     dtype : dtype
         Of loc and A.
     levels : Levels
-        Of as many queries at least.
+        Of as many queries at least, once for all heads.
     A : (points,) array or None
         None: one that is to be filled in, as `xy` is.
+    heads : int
+        One after another.
 
     Attributes
     ----------
     xy : (2, points) array
-        In pixels of the level.
+        In pixels of the level, until the corners are found.
     A : (points,) array
         Attention weights.
     columns : (2, points) int32 array
@@ -261,33 +265,34 @@ class Tile:
         tile.find_corners()
         return tile
 
-    def __init__(self, queries, reads, dtype, levels, A=None):
+    def __init__(self, queries, reads, dtype, levels, A=None, heads=1):
         n = queries * reads
-        self.n, self.reads, self.dtype = n, reads, dtype
-        self.levels = Levels(*(a[..., :n] for a in levels))
-        self.xy = self.new('xy', 2, n)
+        self.n, self.reads, self.dtype, self.heads = n, reads, dtype, heads
+        self.levels = Levels(*(a[..., : n // heads] for a in levels))
+        first, second = w = self.new('w', 2, 2, n)
+        self.w = w.swapaxes(0, 1)
+        self.xy = second  # whose fractions are the second's weights
         self.A = self.new('A', n) if A is None else A
 
     def find_corners(self):
         """Find the pixels that each point lies between, and their weights."""
-        xy, (size, low, pitch, origin) = self.xy, self.levels
-        floor = self.new('floor', 2, self.n)
-        self.w = self.new('w', 2, 2, self.n)
+        one_head = self.heads, self.n // self.heads
+        xy, floor = self.xy.reshape(2, *one_head), self.new('pairs', 2, *one_head)
+        size, low = (a[:, None] for a in (self.levels.size, self.levels.low))
         np.maximum(xy, low, out=xy)
         np.minimum(xy, size, out=xy)
         np.floor(xy, out=floor)
-        np.subtract(xy, floor, out=self.w[:, 1])
+        np.subtract(xy, floor, out=xy)
         np.subtract(1, self.w[:, 1], out=self.w[:, 0])
         np.fmax(floor, low, out=floor)  # no pixel where x or y is not a number
-        pixel = self.new('pixel', 2, self.n, dtype=np.int32)
+        pixel = self.new('columns', 2, *one_head, dtype=np.int32)
         np.copyto(pixel, floor, casting='unsafe')
-        x, y = pixel
-        self.columns = self.new('columns', 2, self.n, dtype=np.int32)
-        upper, lower = self.columns
-        np.multiply(y, pitch, out=upper)
+        x, upper = pixel
+        np.multiply(upper, self.levels.pitch, out=upper)
         np.add(upper, x, out=upper)
-        np.add(upper, origin, out=upper)
-        np.add(upper, pitch, out=lower)
+        np.add(upper, self.levels.origin, out=upper)
+        np.add(upper, self.levels.pitch, out=x)  # the lower pair's
+        self.columns = pixel.reshape(2, self.n)[::-1]
 
     def new(self, name, *shape, dtype=None):
         """Return scratch memory, the tile's for a name; see `threads.scratch`.
@@ -330,20 +335,15 @@ class Tile:
         np.multiply(weights, self.w[0], out=weights)
         return tuple(a.reshape(4, self.n).T.copy() for a in (rows, weights))
 
-    def corners(self, heads=1):
+    def corners(self):
         """Yield one corner of some queries' points at a time.
 
         All four corners of some queries come before the next, that read other values.
 
-        Parameters
-        ----------
-        heads : int
-            That the tile has, one after another; `queries` are of one head.
-
         Yields
         ------
         queries : slice
-            Of the tile's.
+            Of the tile's, of one head.
         columns : int32 array
             Pixels of their points.
         right : int
@@ -354,9 +354,9 @@ class Tile:
         pairs, weights = self.new('pairs', 2, self.n), self.new('weights', 2, 2, self.n)
         np.multiply(self.A, self.w[1], out=pairs)
         np.multiply(pairs[:, None], self.w[0], out=weights)
-        rows = self.n // self.reads // heads
+        rows = self.n // self.reads // self.heads
         parts = threads.tiles(rows, PRODUCT // self.reads)
-        for head, part in itertools.product(range(heads), parts):
+        for head, part in itertools.product(range(self.heads), parts):
             queries = slice(head * rows + part.start, head * rows + part.stop)
             points = slice(queries.start * self.reads, queries.stop * self.reads)
             for columns, pair in zip(self.columns, weights):

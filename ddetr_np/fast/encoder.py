@@ -65,8 +65,8 @@ def _points_matrix(attn, shapes):
     return out.reshape(C + 1 + 2 * L, -1)
 
 
-def _layer_norm(x, norm):
-    """Normalise the rows of x, in place."""
+def _layer_norm(x, norm, out):
+    """Write the normalised rows of x into out; x is overwritten, too."""
     C = x.shape[1]
     # sums by the BLAS: NumPy's own take a row at a time
     mean = np.matmul(x, np.full((C, 1), 1 / C, x.dtype))
@@ -74,7 +74,7 @@ def _layer_norm(x, norm):
     inv = 1 / np.sqrt(np.einsum('ij,ij->i', x, x) / C + EPS)
     np.multiply(x, inv[:, None], out=x)
     np.multiply(x, norm.weight.data, out=x)
-    np.add(x, norm.bias.data, out=x)
+    np.add(x, norm.bias.data, out=out)
 
 
 @twin('encoder.infer')
@@ -123,7 +123,7 @@ def fast_infer(encoder, x, pos, p_hat, shapes, padding, run=EVAL):
     memory = np.empty(x.shape, dtype)
     shares = max(1, min(SHARES, S // LEAST))
     queries = min(TOKENS, -(-S // shares))
-    levels = Levels.of(maps, queries * M, K, dtype)
+    levels = Levels.of(maps, queries, K, dtype)
     ends = np.arange(0, queries * L * K + 1, L * K, dtype=np.int32)
 
     def arrange(where):
@@ -149,21 +149,21 @@ def fast_infer(encoder, x, pos, p_hat, shapes, padding, run=EVAL):
         """Write Σ_lk A_mlqk W'_m x^l(φ_l(p̂_q) + Δp_mlqk) of a layer into z."""
         W, t = weights[i], len(z)
         query = threads.scratch('query', (t, C + 1 + 2 * L), dtype)
-        np.add(tokens[n, part], positions[n, part], out=z)
-        as_items(query[:, :C])[...] = as_items(z)
+        np.add(tokens[n, part], positions[n, part], out=query[:, :C])
         query[:, C:] = besides[n, part]
         # all heads at once, one after another: fewer and longer steps
-        tile = Tile(M * t, L * K, dtype, levels)
-        points = threads.scratch('points', (t, 2 * M, L * K), dtype)
+        tile = Tile(M * t, L * K, dtype, levels, heads=M)
+        # what comes before the corners, and after, takes the corners' memory
+        points = tile.new('weights', t, 2 * M, L * K)
         np.matmul(query, W.points, out=points.reshape(t, -1))
         as_items(tile.xy.reshape(2 * M, t, -1))[...] = as_items(points).swapaxes(0, 1)
-        scores = threads.scratch('scores', (M, L * K, t), dtype)
+        scores = tile.new('pairs', M, L * K, t)
         np.matmul(W.scores, query[:, : C + 1].T, out=scores.reshape(-1, t))
         _softmax(scores, tile.A.reshape(M, t, -1).swapaxes(1, 2))
         tile.find_corners()
         read = threads.scratch('read', (M * t, Cv), dtype)
         read[...] = 0
-        for some, columns, right, weight in tile.corners(M):
+        for some, columns, right, weight in tile.corners():
             v = values[i % 2][n, some.start // t, right:]
             add_product(ends, columns, weight, v, read[some])
         heads = as_items(read.reshape(M, t, Cv))
@@ -177,19 +177,19 @@ def fast_infer(encoder, x, pos, p_hat, shapes, padding, run=EVAL):
         np.matmul(z, W.output[0], out=h)
         np.add(h, tokens[n, part], out=h)
         np.add(h, W.output[1], out=h)
-        _layer_norm(h, layer.norm1)
+        _layer_norm(h, layer.norm1, h)
         W1, least = W.linear1
-        hidden = threads.scratch('hidden', (t, len(least)), dtype)
+        hidden = threads.scratch('weights', (t, len(least)), dtype)
         np.matmul(h, W1, out=hidden)
         np.maximum(hidden, least, out=hidden)
         y = np.matmul(hidden, W.linear2[0], out=z)
         np.add(y, h, out=y)
         np.add(y, W.linear2[1], out=y)
-        _layer_norm(y, layer.norm2)
         if i + 1 < len(layers):
-            tokens[n, part] = y
+            _layer_norm(y, layer.norm2, tokens[n, part])
             project(n, part, i + 1)
         else:
+            _layer_norm(y, layer.norm2, y)
             memory[n, order[part]] = y
 
     tiles = threads.tapering_tiles(S, queries, LEAST)
