@@ -9,7 +9,7 @@ from ..backend import twin
 from ..ops.update import adamw_update, sum_of_squares
 from .rows import fits
 
-BLOCK = 1 << 17  # elements: long enough steps for threads to share them
+BLOCK = 1 << 18  # elements: steps long enough for threads beside each other
 
 
 def _blocks(*arrays):

@@ -2,6 +2,9 @@
 
 import math
 
+import numpy as np
+
+from .. import threads
 from ..backend import get_xp, to_host
 from ..errors import InputError, NotFiniteError
 from ..module import Param
@@ -72,9 +75,14 @@ class Optimizer:
         scale = min(1.0, self.clip / (norm + CLIP_EPS)) if self.clip else 1.0
         scale /= loss_scale
         self.steps += 1
-        for group in self.groups:
-            for name, p in group.params.items():
-                self._update(p, group, scale, **self._slots(name, p))
+        params = self.params
+        slots = {name: self._slots(name, p) for name, p in params.items()}
+        group = {name: g for g in self.groups for name in g.params}
+
+        def update(name):
+            self._update(params[name], group[name], scale, **slots[name])
+
+        for_each(update, params)
         return norm
 
     def _slots(self, name, p):
@@ -270,6 +278,27 @@ class SGD(Optimizer):
         )
 
 
+def for_each(function, params):
+    """Call a function for each parameter, on the CPU in threads.
+
+    The largest come first, so that the small ones fill up what is left. Threads that
+    shared each parameter would wait for each other hundreds of times.
+
+    Parameters
+    ----------
+    function : callable
+        Takes a name.
+    params : dict
+        Name → Param.
+    """
+    names = sorted(params, key=lambda name: -params[name].data.size)
+    if all(get_xp(p.data) is np for p in params.values()):
+        threads.run(function, names)
+    else:  # a GPU's work is asked for by one thread
+        for name in names:
+            function(name)
+
+
 def grad_norm(params):
     """Return ‖gradients‖₂ over all parameters.
 
@@ -290,7 +319,13 @@ def grad_norm(params):
     """
     if not params:
         return 0.0
-    squares = [sum_of_squares(p.grad) for p in params.values()]
+    squares = dict.fromkeys(params)
+
+    def add(name):
+        squares[name] = sum_of_squares(params[name].grad)
+
+    for_each(add, params)
+    squares = list(squares.values())
     squares = to_host(get_xp(*squares).stack(squares))  # one crossing for all of them
     for name, square in zip(params, squares):
         if not math.isfinite(square):

@@ -5,6 +5,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import ddetr_np
+from ddetr_np import threads
 from ddetr_np.config import VARIANTS
 from ddetr_np.errors import InputError, NotFiniteError
 from ddetr_np.module import Module, Param
@@ -149,6 +150,25 @@ def test_restored_exactly(make, dtype):
     for slot in optimizer.slots:
         for name, array in expected[slot].items():
             assert_array_equal(again[slot][name], array)
+
+
+@pytest.mark.parametrize('make', [AdamW, SGD])
+def test_the_same_bits_with_any_number_of_threads(make):
+    models = [Small('float32') for _ in range(2)]
+    states = []
+    for n, model in zip((1, 3), models):
+        with threads.limit(n):
+            optimizer = make(model, clip=0.1)
+            for seed in range(3):
+                give_gradients(model, seed)
+                optimizer.step()
+        states.append(optimizer.state_dict())
+    for (name, a), (_, b) in zip(*(m.named_params() for m in models), strict=True):
+        assert a.data.tobytes() == b.data.tobytes(), name
+    for slot in make(models[0]).slots:
+        one, many = (state[slot] for state in states)
+        assert list(one) == list(many) == list(optimizer.params)  # not as they ended
+        assert all(one[name].tobytes() == many[name].tobytes() for name in one)
 
 
 def test_state_is_published():
