@@ -54,7 +54,7 @@ def draw(axes, folder):
             for ax in (left, right):
                 ax.set_xlabel(LABELS[axis])
                 ax.set_xlim(0, None)
-                ax.set_ylim(0, None)
+                ax.set_ylim(0, 1.05 * ax.get_ylim()[1])
                 ax.grid(color=GREY, alpha=0.2)
             left.legend(labelcolor=GREY, loc='upper left')
             figure.tight_layout()
