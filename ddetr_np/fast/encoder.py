@@ -153,7 +153,7 @@ def fast_infer(encoder, x, pos, p_hat, shapes, padding, run=EVAL):
         query[:, C:] = besides[n, part]
         # all heads at once, one after another: fewer and longer steps
         tile = Tile(M * t, L * K, dtype, levels, heads=M)
-        # what comes before the corners, and after, takes the corners' memory
+        # what comes before the corners takes their memory, too
         points = tile.new('weights', t, 2 * M, L * K)
         np.matmul(query, W.points, out=points.reshape(t, -1))
         as_items(tile.xy.reshape(2 * M, t, -1))[...] = as_items(points).swapaxes(0, 1)
@@ -179,6 +179,7 @@ def fast_infer(encoder, x, pos, p_hat, shapes, padding, run=EVAL):
         np.add(h, W.output[1], out=h)
         _layer_norm(h, layer.norm1, h)
         W1, least = W.linear1
+        # in the memory of the corners' weights, which are done with
         hidden = threads.scratch('weights', (t, len(least)), dtype)
         np.matmul(h, W1, out=hidden)
         np.maximum(hidden, least, out=hidden)

@@ -42,10 +42,7 @@ def fast_infer(attn, z, p_hat, x, shapes, padding=None):
     N, Nq, C = z.shape
     S, Cv = x.shape[1], C // M
     corners = 4 * Nq * M * L * K
-    if (
-        not fits(x, z)
-        or COST * corners * (C - Cv) > S * C * C
-    ):
+    if not fits(x, z) or COST * corners * (C - Cv) > S * C * C:
         return type(attn).infer.plain(attn, z, p_hat, x, shapes, padding)
     loc, A, _ = attn.points(z, p_hat, shapes)
     # heads of a query follow each other: they read near each other

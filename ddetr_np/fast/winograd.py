@@ -48,6 +48,8 @@ def _matrices():
 
 # a patch's rows and columns at once
 AA, GG, BB = (np.kron(matrix, matrix) for matrix in _matrices())
+# … and a 37th product that goes into all outputs as it is
+AA_AND_ONES = np.vstack([AA, np.ones(OUT**2)])
 
 
 def _input_channels(I, O):
@@ -139,12 +141,11 @@ def convolve(patches, U, out, shift=None):
     """
     n, rows, columns, O = out.shape
     h, w = -(-rows // OUT), -(-columns // OUT)
-    # below the products the shift, with a weight of 1 in all outputs: cheaper than
-    # adding it to each
+    # below the products the shift: cheaper than adding it to each output
     m = threads.scratch('winograd_d', (PATCH**2 + 1, n * h * w, O), out.dtype)
     np.matmul(patches, U, out=m[:-1])
     m[-1] = 0 if shift is None else shift
-    A = np.vstack([AA, np.ones(OUT**2)]).T.astype(out.dtype, order='C')
+    A = AA_AND_ONES.T.astype(out.dtype, order='C')
     y = threads.scratch('winograd_y', (OUT, OUT, n, h, w, O), out.dtype)
     np.matmul(A, m.reshape(len(m), -1), out=y.reshape(OUT**2, -1))
     y = y.transpose(2, 3, 0, 4, 1, 5)

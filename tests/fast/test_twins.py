@@ -250,6 +250,35 @@ def test_convolutions_in_many_tiles(rng):
             assert np.abs(got[0] - expected[0]).max() < 1e-5 * expected[0].max(), name
 
 
+@pytest.mark.parametrize(
+    ('dtype', 'tolerance'), [('float32', 1e-5), ('float64', 1e-12)]
+)
+def test_a_small_maps_kernel_is_cut_by_outputs_with_their_scales(
+    dtype, tolerance, monkeypatch, rng
+):
+    parts = []
+
+    def spy(W, *args):
+        parts.append(W.shape[2:])
+        return transformed(W, *args)
+
+    transformed = winograd.transformed
+    monkeypatch.setattr(winograd, 'transformed', spy)
+    x, W = rng.standard_normal((5, 11, 14, 72)), rng.standard_normal((3, 3, 72, 136))
+    scale, shift = rng.random(136) + 0.5, rng.standard_normal(136)
+    arrays = [a.astype(dtype) for a in (x, W / 25, scale, shift)]
+    dy = rng.standard_normal((5, 11, 14, 136)).astype(dtype)
+
+    def conv():
+        y, cache = ops.conv.conv_norm_relu(*arrays, None, False, 1, 1)
+        return y, ops.conv.conv_norm_relu_backward(dy, cache)
+
+    for a, b in zip(*run_both(conv), strict=True):
+        if b is not None:
+            assert np.abs(a - b).max() <= tolerance * np.abs(b).max()
+    assert set(parts) == {(72, 68), (64, 136), (8, 136)}  # of y, then of dx
+
+
 def test_winograd_is_for_many_channels_and_pixels(monkeypatch, rng):
     called = []
 
