@@ -1,6 +1,9 @@
+import contextlib
 import json
 
 import pytest
+
+from ddetr_np.analysis.timing import Spent
 
 TINY = [
     'C=16', 'M=2', 'K=2', 'Nq=6', 'ffn=24', 'encoder_layers=2', 'decoder_layers=3',
@@ -54,6 +57,23 @@ def test_the_profile_lists_modules(bench, here):
     assert set(profile) == {'whole inference', 'whole training pass'}
     names = {row['module'] for row in profile['whole training pass']}
     assert 'transformer.decoder.layers.2.cross_attn.value_proj' in names
+
+
+def test_the_profile_is_of_the_median_run(bench, here, monkeypatch):
+    # of each pass, the first call does not count
+    seconds = iter([3, 1, 4, 20, 60, 50])
+
+    @contextlib.contextmanager
+    def timing(model):
+        s = next(seconds)
+        yield {('', 'forward'): Spent(1, s, s)}
+
+    monkeypatch.setattr('ddetr_np.analysis.bench.timing', timing)
+    result = bench('--profile', '--runs', 3, '--json', 'out.json')
+    assert result.exit_code == 0, result.output
+    assert next(seconds, None) is None
+    profile = json.loads((here / 'out.json').read_text())['profile']
+    assert [row['total'] for [row] in profile.values()] == [3, 50]
 
 
 def test_the_plain_operations_too(bench):

@@ -228,6 +228,20 @@ def winograd_from(request, monkeypatch):
     monkeypatch.setattr(winograd, 'LEAST_PIXELS', 0)
 
 
+@pytest.fixture
+def transformed_kernels(monkeypatch):
+    """The channels (I, O) of each kernel, or part of one, that Winograd's way took."""
+    channels = []
+    transformed = winograd.transformed
+
+    def spy(W, *args):
+        channels.append(W.shape[2:])
+        return transformed(W, *args)
+
+    monkeypatch.setattr(winograd, 'transformed', spy)
+    return channels
+
+
 @pytest.mark.usefixtures('winograd_from')
 def test_many_tiles_agree_with_the_plain_operations(rng):
     for name, function in big_cases(rng):
@@ -254,16 +268,8 @@ def test_convolutions_in_many_tiles(rng):
     ('dtype', 'tolerance'), [('float32', 1e-5), ('float64', 1e-12)]
 )
 def test_a_small_maps_kernel_is_cut_by_outputs_with_their_scales(
-    dtype, tolerance, monkeypatch, rng
+    dtype, tolerance, transformed_kernels, rng
 ):
-    parts = []
-
-    def spy(W, *args):
-        parts.append(W.shape[2:])
-        return transformed(W, *args)
-
-    transformed = winograd.transformed
-    monkeypatch.setattr(winograd, 'transformed', spy)
     x, W = rng.standard_normal((5, 11, 14, 72)), rng.standard_normal((3, 3, 72, 136))
     scale, shift = rng.random(136) + 0.5, rng.standard_normal(136)
     arrays = [a.astype(dtype) for a in (x, W / 25, scale, shift)]
@@ -276,24 +282,17 @@ def test_a_small_maps_kernel_is_cut_by_outputs_with_their_scales(
     for a, b in zip(*run_both(conv), strict=True):
         if b is not None:
             assert np.abs(a - b).max() <= tolerance * np.abs(b).max()
-    assert set(parts) == {(72, 68), (64, 136), (8, 136)}  # of y, then of dx
+    # of y, then of dx
+    assert set(transformed_kernels) == {(72, 68), (64, 136), (8, 136)}
 
 
-def test_winograd_is_for_many_channels_and_pixels(monkeypatch, rng):
-    called = []
-
-    def spy(W, *args):
-        called.append(W.shape[2:])
-        return transformed(W, *args)
-
-    transformed = winograd.transformed
-    monkeypatch.setattr(winograd, 'transformed', spy)
+def test_winograd_is_for_many_channels_and_pixels(transformed_kernels, rng):
     # the last but one map is small beside its kernel, the last too small
     for C, H in ((32, 33), (64, 33), (256, 33), (256, 7)):
         x = rng.standard_normal((1, H, 34, C)).astype('float32')
         W = rng.standard_normal((3, 3, C, C)).astype('float32')
         ops.conv.conv2d(x, W, None, 1, 1)
-    assert called == [(64, 64), (256, 128), (256, 128)]
+    assert transformed_kernels == [(64, 64), (256, 128), (256, 128)]
 
 
 @pytest.mark.usefixtures('winograd_from')
