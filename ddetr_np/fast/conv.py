@@ -9,6 +9,7 @@ is one for each phase of the input's rows and columns, since each phase meets on
 of the kernel.
 """
 
+from functools import partial
 from math import gcd
 from typing import Any, NamedTuple
 
@@ -28,7 +29,7 @@ from ..ops.conv import (
     joined_conv_norm_relu,
 )
 from . import winograd
-from .rows import ELEMENTS, fits, matrix, total
+from .rows import ELEMENTS, add_up, fits, matrix, total
 
 WINDOWS = 1 << 20  # elements of a tile's windows
 PIXELS = 1 << 10  # output pixels of a tile
@@ -467,23 +468,21 @@ def _kernel_gradient(dy, conv):
     runs = threads.tiles(len(tiles), -(-len(tiles) // most))
     channels = I if quick else O
     blocks = threads.tiles(channels, max(LEAST_BLOCK, -(-channels * most // SHARES)))
-    sums = np.zeros((len(runs), taps, I, O), W.dtype)
+    sums = np.empty((len(runs), taps, I, O), W.dtype)
 
     def winograd_task(which):
         run, block = which
         mine = sums[run, :, block]
-        product = threads.scratch('conv_dW', mine.shape, W.dtype)
-        for tile in tiles[runs[run]]:
+        for i, tile in enumerate(tiles[runs[run]]):
             patches = windows.patches(tile, block)
-            mine += winograd.kernel_products(patches, dy[tile], product)
+            add_up(mine, i == 0, partial(winograd.kernel_products, patches, dy[tile]))
 
     def task(which):
         run, block = which
         mine = sums[run].reshape(-1, O)[:, block]
-        product = threads.scratch('conv_dW', mine.shape, W.dtype)
-        for tile in tiles[runs[run]]:
+        for i, tile in enumerate(tiles[runs[run]]):
             d = dy[tile].reshape(-1, O)[:, block]
-            mine += np.matmul(windows(tile).T, d, out=product)
+            add_up(mine, i == 0, partial(np.matmul, windows(tile).T, d))
 
     threads.run(
         winograd_task if quick else task,

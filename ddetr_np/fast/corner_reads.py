@@ -240,6 +240,8 @@ class Tile:
         The left pixels of the two pairs, upper and lower, that a point lies between.
     w : (2, 2, points) array
         By axis, x and y, the weights of the first pixel or pair and of the second.
+    inside : (2, 2, points) array
+        By row and column, 1 where a corner is in a map, else 0; once `rows` was called.
     """
 
     @classmethod
@@ -330,8 +332,8 @@ class Tile:
         columns = self.new('quads', 2, 2, self.n, dtype=np.int32)
         columns[:, 0] = self.columns
         np.add(self.columns, 1, out=columns[:, 1])
-        rows, weights = places(columns)
-        np.multiply(weights, (self.A * self.w[1])[:, None], out=weights)
+        rows, self.inside = places(columns)
+        weights = np.multiply(self.inside, (self.A * self.w[1])[:, None])
         np.multiply(weights, self.w[0], out=weights)
         return tuple(a.reshape(4, self.n).T.copy() for a in (rows, weights))
 
@@ -362,6 +364,40 @@ class Tile:
             for columns, pair in zip(self.columns, weights):
                 for right, weight in enumerate(pair):
                     yield queries, columns[points], right, weight[points]
+
+
+def point_gradients(tile, u):
+    """Return the slopes of the bilinear rule, and the rule itself, on inner products.
+
+    Parameters
+    ----------
+    tile : Tile
+        Of the points.
+    u : (2, 2, points) array
+        ⟨dy_q, value⟩ at the corners, by row and column; it may be overwritten.
+
+    Returns
+    -------
+    dloc : (points, 2) array
+    dA : (points,) array
+    """
+    n, (W, H) = tile.n, tile.levels.size
+    points = tile.new('points', n, 2)
+    # what a point reads of the upper pair, and how much more of the lower
+    t = np.multiply(u, tile.w[0], out=tile.new('t', 2, 2, n))
+    upper, more = np.add(t[:, 0], t[:, 1], out=tile.new('pairs', 2, n))
+    np.subtract(more, upper, out=more)
+    slope = np.multiply(more, tile.A, out=t[0, 0])
+    np.multiply(slope, H, out=points[:, 1])
+    np.multiply(more, tile.w[1, 1], out=more)
+    dA = np.add(upper, more, out=upper)
+    # from the left to the right pixel, in both pairs
+    steps = np.subtract(u[:, 1], u[:, 0], out=t[0])
+    np.multiply(steps, tile.w[1], out=steps)
+    slope = np.add(steps[0], steps[1], out=t[1, 0])
+    np.multiply(slope, tile.A, out=slope)
+    np.multiply(slope, W, out=points[:, 0])
+    return points, dA
 
 
 def as_items(a):

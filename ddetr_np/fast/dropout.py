@@ -9,7 +9,19 @@ from .rows import ELEMENTS, fits
 
 
 def drop_rows(x, cache, first, out):
-    """Drop elements of a tile of rows.
+    """Write x ⊙ mask / (1 − p) of a tile of rows, as `mask_rows` does x ⊙ mask.
+
+    Parameters
+    ----------
+    x, cache, first, out
+        As of that.
+    """
+    mask_rows(x, cache, first, out)
+    np.multiply(out, scale(cache[0]), out=out)
+
+
+def mask_rows(x, cache, first, out):
+    """Write x ⊙ mask of a tile of rows.
 
     Parameters
     ----------
@@ -23,10 +35,8 @@ def drop_rows(x, cache, first, out):
         Written; it may be x.
     """
     p, key = cache
-    mask = threads.scratch('dropout', x.shape, x.dtype)
-    mask[...] = kept(p, key, x.size, first * x.shape[1]).reshape(x.shape)
+    mask = kept(p, key, x.size, first * x.shape[1]).reshape(x.shape)
     np.multiply(x, mask, out=out)
-    np.multiply(out, scale(p), out=out)
 
 
 @twin(dropout)

@@ -1,4 +1,4 @@
-"""Deformable attention of few queries over many tokens, without a cache.
+"""Deformable attention of few queries over many tokens.
 
 W'_m may be applied before the sum over what a head reads, or after it:
 
@@ -8,72 +8,211 @@ Before, it is the work of all tokens, H W C²; after, of the queries alone, N_q 
 projects each sample, N_q K C²: the sum comes first here). A decoder's 300 queries read
 a fraction of an encoder's tokens. Its price is that a corner is C numbers wide rather
 than C / M.
+
+With r_mq = Σ_lk A_mlqk x(p), the way back has dW'_m = Σ_q dy_mq r_mqᵀ; and with
+e_mq = W'_mᵀ dy_mq it is the core's, x for its values and e for its dy.
 """
+
+from itertools import product
+from math import gcd
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .. import threads
 from ..backend import twin
-from .corner_reads import Levels, Maps, Places, Tile
+from ..ops.ms_deform_attn import CoreCache, ReadCache
+from .corner_reads import Levels, Maps, Places, Tile, point_gradients
 from .rows import fits
-from .sparse import add_product
+from .sparse import add_product, add_transposed_product
 
 COST = 10  # of a multiply-accumulate of what is read, in those of a matrix product
-ROWS = 1 << 10  # of queries and heads in a tile: 1 MB of what they read
+ROWS = 5 << 7  # of queries and heads in a tile: four tiles of 300 queries
+GATHERED = 1 << 18  # numbers of what they read, gathered at a time on the way back
+CHANNELS = 1 << 6  # of the tokens' gradient in a task, at most
+CLEARED = 1 << 19  # numbers of it cleared in a task
 
 
-@twin('ms_deform_attn.infer')
-def fast_infer(attn, z, p_hat, x, shapes, padding=None):
-    """See `nn.ms_deform_attn.MSDeformAttn.infer`; a task is a tile of queries.
+class _Sums(NamedTuple):
+    """What the way back needs of the sums, of queries and heads one after another."""
+
+    read: Any  # (N, Nq M, C): r
+    inside: Any  # (N, Nq M): Σ A g of the corners that are in the maps, for the bias
+
+
+class _Reads:
+    """What the queries read of the tokens, each head of a query in a row of its own.
+
+    Heads of a query follow each other: they read near each other.
+
+    Parameters
+    ----------
+    x : (N, S, C) array
+        Tokens.
+    core : CoreCache
+        Its shapes, loc and A.
+    padding : (N, S) bool array or None
+        True where a token reads as nothing.
+    """
+
+    def __init__(self, x, core, padding):
+        N, Nq, M, L, K = core.A.shape
+        self.M, self.points = M, L * K
+        self.loc = core.loc.reshape(N, Nq * M, -1)
+        self.A = core.A.reshape(N, Nq * M, -1)
+        maps = Maps(core.shapes)
+        masks = [None] if padding is None else padding
+        self.places = [Places(maps, x.dtype, padding=mask) for mask in masks]
+        queries = max(1, min(Nq, ROWS // M))
+        self.levels = Levels.of(maps, queries * M, K, x.dtype)
+        parts = threads.even_tiles(Nq, queries)
+        rows = [slice(part.start * M, part.stop * M) for part in parts]
+        self.tiles = [(n, part) for n in range(N) for part in rows]
+
+    def place(self, n):
+        """Return the `Places` of a picture."""
+        return self.places[n % len(self.places)]
+
+    def tile(self, n, part):
+        """Return the `Tile` of some rows."""
+        return Tile.of(self.loc[n, part], self.A[n, part], self.levels)
+
+    def ends(self, rows):
+        """Return where each row's corners begin, as for `add_product`."""
+        corners = 4 * self.points
+        return np.arange(0, rows * corners + 1, corners, dtype=np.int32)
+
+
+@twin('ms_deform_attn.read')
+def fast_read(attn, x, shapes, loc, A, padding=None):
+    """See `nn.ms_deform_attn.MSDeformAttn.read`; a task is a tile of queries.
 
     Parameters
     ----------
     attn : MSDeformAttn
         Whose method this stands in for.
-    z, p_hat, x, shapes, padding
+    x, shapes, loc, A, padding
         As its. Where they ask for more products than all tokens' values, or are not of
         single or double precision, they are left to the plain method.
 
     Returns
     -------
-    y : (N, Nq, C) array
+    y : (N, Nq, M, C / M) array
+    cache : ReadCache
+        Its core without values.
     """
-    M, L, K = attn.shape
-    N, Nq, C = z.shape
-    S, Cv = x.shape[1], C // M
-    corners = 4 * Nq * M * L * K
-    if not fits(x, z) or COST * corners * (C - Cv) > S * C * C:
-        return type(attn).infer.plain(attn, z, p_hat, x, shapes, padding)
-    loc, A, _ = attn.points(z, p_hat, shapes)
-    # heads of a query follow each other: they read near each other
-    loc, A = (a.reshape(N, Nq * M, -1) for a in (loc, A))
-    x = np.ascontiguousarray(x)
-    maps = Maps(shapes)
-    if padding is None:
-        places = [Places(maps, x.dtype)] * N
-    else:
-        places = [Places(maps, x.dtype, padding=mask) for mask in padding]
-    W = attn.value_proj.weight.data.reshape(M, Cv, C).swapaxes(1, 2)
-    b = attn.value_proj.bias.data.reshape(M, Cv)
-    queries = max(1, min(Nq, ROWS // M))
-    levels = Levels.of(maps, queries * M, K, x.dtype)
-    ends = np.arange(0, 4 * queries * M * L * K + 1, 4 * L * K, dtype=np.int32)
-    y = np.empty((N, Nq, M, Cv), x.dtype)
+    N, S, C = x.shape
+    M = A.shape[2]
+    Cv = C // M
+    if not fits(x, loc, A) or COST * 4 * (A.size // N) * (C - Cv) > S * C * C:
+        return type(attn).read.plain(attn, x, shapes, loc, A, padding)
+    core = CoreCache(None, tuple(map(tuple, shapes)), loc, A)
+    reads, x = _Reads(x, core, padding), np.ascontiguousarray(x)
+    W, b = attn.value_proj.weight.data, attn.value_proj.bias.data.reshape(M, Cv)
+    by_head = W.reshape(M, Cv, C).swapaxes(1, 2)
+    rows = A.shape[1] * M
+    sums = _Sums(np.empty((N, rows, C), x.dtype), np.empty((N, rows), x.dtype))
+    y = np.empty((N, rows, Cv), x.dtype)
 
     def attend(where):
         n, part = where
-        of_all = slice(part.start * M, part.stop * M)
-        tile = Tile.of(loc[n, of_all], A[n, of_all], levels)
-        rows, weights = tile.rows(places[n])
-        read = threads.scratch('read', (len(rows) // (L * K), C), x.dtype)
+        read, inside = sums.read[n, part], sums.inside[n, part]
+        columns, weights = reads.tile(n, part).rows(reads.place(n))
         read[...] = 0
-        add_product(ends, rows.ravel(), weights.ravel(), x[n], read)
+        ends = reads.ends(len(read))
+        add_product(ends, columns.ravel(), weights.ravel(), x[n], read)
         # outside the maps there is no bias, either
-        inside = weights.reshape(-1, M, 4 * L * K).sum(2)
+        np.sum(weights.reshape(len(read), -1), 1, out=inside)
         for m in range(M):
-            value = read[m::M] @ W[m]
-            np.add(value, inside[:, m, None] * b[m], out=y[n, part, m])
+            value = np.matmul(read[m::M], by_head[m])
+            np.add(value, inside[m::M, None] * b[m], out=y[n, part][m::M])
 
-    parts = threads.even_tiles(Nq, queries)
-    threads.run(attend, [(n, part) for n in range(N) for part in parts])
-    return attn.output_proj.forward(y.reshape(N, Nq, C))[0]
+    threads.run(attend, reads.tiles)
+    return y.reshape(*A.shape[:3], Cv), ReadCache((x, W), padding, core, sums)
+
+
+@twin('ms_deform_attn.read_backward')
+def fast_read_backward(attn, dy, cache):
+    """See `nn.ms_deform_attn.MSDeformAttn.read_backward`.
+
+    A task is a tile of queries, or for the tokens' gradient some channels of a picture:
+    no two add to one place, and the order of each sum is always the same.
+
+    Parameters
+    ----------
+    attn : MSDeformAttn
+        Whose method this stands in for.
+    dy, cache
+        As its. The cache of the plain method is left to that.
+
+    Returns
+    -------
+    dx, dloc, dA : arrays
+    """
+    (x, W), padding, core, sums = cache
+    if sums is None or not fits(dy, x):
+        return type(attn).read_backward.plain(attn, dy, cache)
+    N, S, C = x.shape
+    M, Cv = dy.shape[2:]
+    reads = _Reads(x, core, padding)
+    rows, corners = len(reads.loc[0]), 4 * reads.points
+    d = np.ascontiguousarray(dy).reshape(N, rows, Cv)
+    by_head = W.reshape(M, Cv, C)
+    b = attn.value_proj.bias.data.reshape(M, Cv)
+    e = np.empty((N, rows, C), x.dtype)
+    columns = np.empty((N, rows * reads.points, 4), np.int32)
+    weights = np.empty(columns.shape, x.dtype)
+    dloc, dA = np.empty(reads.loc.shape, x.dtype), np.empty(reads.A.shape, x.dtype)
+
+    def points(where):
+        n, part = where
+        tile = reads.tile(n, part)
+        found = slice(part.start * reads.points, part.stop * reads.points)
+        columns[n, found], weights[n, found] = tile.rows(reads.place(n))
+        d_tile, e_tile = d[n, part], e[n, part]
+        for m in range(M):
+            np.matmul(d_tile[m::M], by_head[m], out=e_tile[m::M])
+        # ⟨dy, W'_m x + b_m⟩ at each corner
+        index = columns[n, found].reshape(len(e_tile), corners)
+        u = tile.new('u', len(e_tile), corners, 1)
+        for some in threads.tiles(len(e_tile), max(1, GATHERED // (corners * C))):
+            place = index[some].ravel()
+            read = threads.scratch('read', (len(place), C), x.dtype)
+            np.take(x[n], place, 0, out=read, mode='clip')
+            np.matmul(read.reshape(-1, corners, C), e_tile[some, :, None], out=u[some])
+        u = u[..., 0].reshape(-1, M, corners)
+        np.add(u, (d_tile.reshape(-1, M, Cv) * b).sum(2)[..., None], out=u)
+        u = u.reshape(-1, 4).T.copy().reshape(2, 2, -1)
+        np.multiply(u, tile.inside, out=u)
+        for a, gradient in zip((dloc, dA), point_gradients(tile, u)):
+            a[n, part] = gradient.reshape(len(e_tile), -1)
+
+    threads.run(points, reads.tiles)
+    dx = np.empty(x.shape, x.dtype)
+    # a token is as many rows as there are blocks of its channels
+    blocks = C // gcd(C, CHANNELS)
+    np.multiply(columns, blocks, out=columns)
+    ends = reads.ends(rows)
+
+    def clear(where):
+        dx[where] = 0
+
+    def tokens(where):
+        n, block = where
+        width = C // blocks
+        e_block = np.ascontiguousarray(e[n, :, block * width : (block + 1) * width])
+        entries = columns[n].ravel(), weights[n].ravel()
+        add_transposed_product(
+            ends, *entries, e_block, dx[n].reshape(-1, width)[block:]
+        )
+
+    pictures, parts = range(N), threads.tiles(S, max(1, CLEARED // C))
+    threads.run(clear, list(product(pictures, parts)))
+    threads.run(tokens, list(product(pictures, range(blocks))))
+    weight, bias = attn.value_proj.weight, attn.value_proj.bias
+    for m in range(M):
+        channels = slice(m * Cv, (m + 1) * Cv)
+        of_head = d[:, m::M].reshape(-1, Cv)
+        weight.grad[channels] += of_head.T @ sums.read[:, m::M].reshape(-1, C)
+        bias.grad[channels] += sums.inside[:, m::M].ravel() @ of_head
+    return dx, dloc.reshape(core.loc.shape), dA.reshape(core.A.shape)

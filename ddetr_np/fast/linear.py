@@ -1,6 +1,7 @@
 """The linear map in tiles of rows, and attention head by head."""
 
 import math
+from functools import partial
 
 import numpy as np
 
@@ -11,9 +12,11 @@ from ..ops.attention import (
     attention,
     attention_backward,
 )
+from ..ops.dropout import DRAWN
 from ..ops.linear import linear, linear_backward
 from .activation import softmax_backward_rows, softmax_rows
-from .rows import fits, groups, matrix, row_tiles, total
+from .dropout import drop_rows
+from .rows import add_up, fits, groups, matrix, row_tiles, total
 
 BLOCK = 1 << 7  # rows of dW: with fewer the BLAS arranges more than it multiplies
 
@@ -43,7 +46,7 @@ def fast_linear_backward(dy, cache, need_dx=True):
     dx = np.empty(rows.shape, x.dtype) if need_dx else None
     tiles = row_tiles(len(rows), max(W.shape), work=len(rows) * W.size)
     tasks = groups(tiles)
-    dW = np.zeros((len(tasks), *W.shape), W.dtype)
+    dW = np.empty((len(tasks), *W.shape), W.dtype)
     db = np.zeros((len(tasks), 1, len(W)), W.dtype)
     one = np.ones((1, len(rows)), dy.dtype)  # the BLAS sums down the columns
     # few rows are shared out by their outputs
@@ -52,10 +55,9 @@ def fast_linear_backward(dy, cache, need_dx=True):
     def task(where):
         g, block = where
         mine = dW[g, block]
-        product = threads.scratch('linear_dW', mine.shape, W.dtype)
-        for part in tasks[g]:
+        for i, part in enumerate(tasks[g]):
             d = drows[part, block]
-            mine += np.matmul(d.T, rows[part], out=product)
+            add_up(mine, i == 0, partial(np.matmul, d.T, rows[part]))
             db[g, :, block] += one[:, : len(d)] @ d
             if need_dx and block == blocks[-1]:
                 np.matmul(drows[part], W, out=dx[part])
@@ -66,10 +68,25 @@ def fast_linear_backward(dy, cache, need_dx=True):
     return dx, total(dW), db.sum((0, 1))
 
 
+def _parted(size, dropped):
+    """Whether a part of dropout's mask, if there is one, can begin at each head's A."""
+    return dropped is None or size % DRAWN == 0
+
+
+def _dropped(A, dropped, i):
+    """Drop elements of the i-th matrix of as many rows; A itself without dropout."""
+    if dropped is None:
+        return A
+    out = threads.scratch('attention', A.shape, A.dtype)
+    drop_rows(A, dropped, i * len(A), out)
+    return out
+
+
 @twin(attention)
 def fast_attention(q, k, v, p=0.0, key=None):
-    """See `ops.attention`; a task is a head of a picture. Dropout is left to that."""
-    if not fits(q, k, v) or (key is not None and p > 0):
+    """See `ops.attention`; a task is a head of a picture."""
+    dropped = (p, key) if key is not None and p > 0 else None
+    if not fits(q, k, v) or not _parted(q.shape[1] * k.shape[1], dropped):
         return attention.plain(q, k, v, p, key)
     q, k, v = (a.transpose(0, 2, 1, 3) for a in (q, k, v))  # (N, M, n, Cv)
     N, M, Nq, Cv = q.shape
@@ -83,17 +100,17 @@ def fast_attention(q, k, v, p=0.0, key=None):
         np.matmul(q[n, m], k[n, m].T, out=scores)
         np.multiply(scores, scale, out=scores)
         softmax_rows(scores, scores)
-        y[n, :, m] = scores @ v[n, m]
+        y[n, :, m] = _dropped(scores, dropped, n * M + m) @ v[n, m]
 
     threads.run(head, [(n, m) for n in range(N) for m in range(M)])
-    return y, AttentionCache(q, k, v, A, None)
+    return y, AttentionCache(q, k, v, A, dropped)
 
 
 @twin(attention_backward)
 def fast_attention_backward(dy, cache):
     """See `ops.attention`."""
-    q, k, v, A, drop = cache
-    if not fits(dy, q, k, v, A) or drop is not None:
+    q, k, v, A, dropped = cache
+    if not fits(dy, q, k, v, A) or not _parted(A[0, 0].size, dropped):
         return attention_backward.plain(dy, cache)
     N, M, Nq, Cv = q.shape
     dq, dk, dv = (
@@ -104,8 +121,9 @@ def fast_attention_backward(dy, cache):
     def head(where):
         n, m = where
         d = dy[n, :, m]
-        dscores = d @ v[n, m].T
-        dv[n, :, m] = A[n, m].T @ d
+        dv[n, :, m] = _dropped(A[n, m], dropped, n * M + m).T @ d
+        # the mask is its own transpose
+        dscores = _dropped(d @ v[n, m].T, dropped, n * M + m)
         softmax_backward_rows(dscores, A[n, m], dscores)
         np.multiply(dscores, scale, out=dscores)
         dq[n, :, m] = dscores @ k[n, m]

@@ -30,6 +30,7 @@ from .corner_reads import (
     Tile,
     as_items,
     few_reads,
+    point_gradients,
     query_order,
 )
 from .rows import fits
@@ -37,7 +38,7 @@ from .sparse import add_product, add_transposed_product
 
 POINTS = 1 << 16  # sampling points in a tile: fewer, longer steps for threads to part
 POINTS_BACK = 1 << 17  # in the backward pass, which has more steps between its products
-READ = 1 << 19  # elements of value gathered at a time in the backward pass
+READ = 1 << 18  # elements of value gathered at a time in the backward pass: 1 MB
 MOVED = 1 << 10  # queries or tokens in a task that lays out heads
 
 
@@ -201,7 +202,7 @@ def fast_ms_deform_attn_backward(dy, cache):
                 )
             u = _inner_products(tile, d_tile, v, heads.places)
             # in place of what they are the gradients of, which was read
-            gradients = _point_gradients(tile, u)
+            gradients = point_gradients(tile, u)
             for a, gradient in zip((heads.loc, heads.A), gradients):
                 a[n, m, part] = gradient.reshape(len(d_tile), -1)
 
@@ -234,27 +235,3 @@ def _inner_products(tile, d, v, places=None):
     corners = tile.new('corners', 4, queries, reads)
     as_items(corners)[...] = as_items(u.reshape(queries, 4, reads)).transpose(1, 0, 2)
     return corners.reshape(2, 2, -1)
-
-
-def _point_gradients(tile, u):
-    """The slopes of the bilinear rule, and the rule itself, on the inner products u.
-
-    Returns dloc (points, 2) and dA (points,) of the tile.
-    """
-    n, (W, H) = tile.n, tile.levels.size
-    points = tile.new('points', n, 2)
-    # what a point reads of the upper pair, and how much more of the lower
-    t = np.multiply(u, tile.w[0], out=tile.new('t', 2, 2, n))
-    upper, more = np.add(t[:, 0], t[:, 1], out=tile.new('pairs', 2, n))
-    np.subtract(more, upper, out=more)
-    slope = np.multiply(more, tile.A, out=t[0, 0])
-    np.multiply(slope, H, out=points[:, 1])
-    np.multiply(more, tile.w[1, 1], out=more)
-    dA = np.add(upper, more, out=upper)
-    # from the left to the right pixel, in both pairs
-    steps = np.subtract(u[:, 1], u[:, 0], out=t[0])
-    np.multiply(steps, tile.w[1], out=steps)
-    slope = np.add(steps[0], steps[1], out=t[1, 0])
-    np.multiply(slope, tile.A, out=slope)
-    np.multiply(slope, W, out=points[:, 0])
-    return points, dA

@@ -108,6 +108,26 @@ def groups(tiles):
     return [tiles[part] for part in parts]
 
 
+def add_up(out, first, write):
+    """Write the first of some summands to an array, and add the others.
+
+    Parameters
+    ----------
+    out : array
+        Written if `first`, else added to: it need not be cleared before.
+    first : bool
+        Whether there is nothing in it yet.
+    write : callable
+        Called as `write(out=array)` with that or another array like it.
+    """
+    if first:
+        write(out=out)
+    else:
+        other = threads.scratch('summand', out.shape, out.dtype)
+        write(out=other)
+        np.add(out, other, out=out)
+
+
 def total(parts):
     """Return Σ parts over the first axis, in its order.
 

@@ -158,7 +158,7 @@ def convolve(patches, U, out, shift=None):
 
 
 def kernel_products(patches, dy, out):
-    """Write what `kernel_gradient` takes for a tile into out, and return it.
+    """Write what `kernel_gradient` takes for a tile into out.
 
     ∂y/∂g turned round: dg = Gᵀ [Σ (Bᵀ d B) ⊙ (A dy Aᵀ)] G, summed over patches by 36
     matrix products.
@@ -170,12 +170,7 @@ def kernel_products(patches, dy, out):
     dy : (n, rows, columns, O) array
         ∂loss/∂y of the tile; rows and columns need not be multiples of four.
     out : (36, I, O) array
-        Written.
-
-    Returns
-    -------
-    out : (36, I, O) array
-        Tiles' are to be added up.
+        Written: tiles' are to be added up.
     """
     n, rows, columns, O = dy.shape
     h, w = -(-rows // OUT), -(-columns // OUT)
@@ -188,7 +183,7 @@ def kernel_products(patches, dy, out):
     D = threads.scratch('winograd_d', (PATCH**2, n * h * w, O), dy.dtype)
     A = AA.astype(dy.dtype)
     np.matmul(A, d.reshape(OUT**2, -1), out=D.reshape(PATCH**2, -1))
-    return np.matmul(patches.swapaxes(1, 2), D, out=out)
+    np.matmul(patches.swapaxes(1, 2), D, out=out)
 
 
 def kernel_gradient(sums):

@@ -53,7 +53,7 @@ class DecoderLayer(Module):
         self._add_norm2 = AddNorm(self.norm2, self.dropout2)
         self._add_norm3 = AddNorm(self.norm3, self.dropout4)
 
-    def forward(self, z, pos, p_hat, memory, shapes, padding, run=EVAL, attend=None):
+    def forward(self, z, pos, p_hat, memory, shapes, padding, run=EVAL):
         """Return the layer's queries and its cache.
 
         Parameters
@@ -70,8 +70,6 @@ class DecoderLayer(Module):
             True where a token is padding.
         run : Run
             What dropout goes by.
-        attend : callable or None
-            What the queries ask the memory by; None: `cross_attn.forward`.
 
         Returns
         -------
@@ -82,32 +80,15 @@ class DecoderLayer(Module):
         q = z + pos
         y, self_attn = self.self_attn.forward(q, q, z, run)
         z, add_norm2 = self._add_norm2.forward(z, y, run)
-        attend = attend or self.cross_attn.forward
-        y, cross_attn = attend(z + pos, p_hat, memory, shapes, padding)
+        y, cross_attn = self.cross_attn.forward(
+            z + pos, p_hat, memory, shapes, padding
+        )
         z, add_norm1 = self._add_norm1.forward(z, y, run)
         y, ffn = self._ffn.forward(z, run)
         z, add_norm3 = self._add_norm3.forward(z, y, run)
         return z, DecoderLayerCache(
             self_attn, add_norm2, cross_attn, add_norm1, ffn, add_norm3
         )
-
-    def infer(self, z, pos, p_hat, memory, shapes, padding, run=EVAL):
-        """Return the layer's queries alone.
-
-        Parameters
-        ----------
-        z, pos, p_hat, memory, shapes, padding, run
-            As in `forward`.
-
-        Returns
-        -------
-        z : (N, Nq, C) array
-        """
-
-        def attend(*inputs):
-            return self.cross_attn.infer(*inputs), None
-
-        return self.forward(z, pos, p_hat, memory, shapes, padding, run, attend)[0]
 
     def backward(self, dz, cache):
         """Add to the gradients.

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 from .. import ops
 from ..backend import get_xp, replaceable
 from ..module import Module
+from ..ops.ms_deform_attn import ReadCache
 from .init import offset_bias
 from .layers import Linear
 
@@ -12,11 +13,14 @@ from .layers import Linear
 class MSDeformAttnCache(NamedTuple):
     offsets: Any
     weights: Any
-    value: Any
-    padding: Any
     locations: Any
-    core: Any  # ops.ms_deform_attn.CoreCache: value, shapes, loc, A
+    read: Any  # ops.ms_deform_attn.ReadCache
     output: Any
+
+    @property
+    def core(self):
+        """The sampling core's cache: value, shapes, loc, A."""
+        return self.read.core
 
 
 class MSDeformAttn(Module):
@@ -62,34 +66,38 @@ class MSDeformAttn(Module):
         y : (N, Nq, C) array
         cache : MSDeformAttnCache
         """
-        N, Nq, C = z.shape
-        M = self.shape[0]
-        value, value_cache = self.value_proj.forward(x)
-        if padding is not None:
-            value = get_xp(value).where(padding[..., None], 0, value)
         loc, A, (offsets, weights, locations) = self.points(z, p_hat, shapes)
-        y, core = ops.ms_deform_attn.ms_deform_attn(
-            value.reshape(N, -1, M, C // M), shapes, loc, A
-        )
-        y, output = self.output_proj.forward(y.reshape(N, Nq, C))
-        return y, MSDeformAttnCache(
-            offsets, weights, value_cache, padding, locations, core, output
-        )
+        y, read = self.read(x, shapes, loc, A, padding)
+        y, output = self.output_proj.forward(y.reshape(z.shape))
+        return y, MSDeformAttnCache(offsets, weights, locations, read, output)
 
     @replaceable
-    def infer(self, z, p_hat, x, shapes, padding=None):
-        """Return what `forward` does, without a cache.
+    def read(self, x, shapes, loc, A, padding=None):
+        """Return what the heads read of the tokens, Σ_lk A_mlqk W'_m x^l(loc).
 
         Parameters
         ----------
-        z, p_hat, x, shapes, padding
+        x, shapes, padding
             As in `forward`.
+        loc, A
+            As from `points`.
 
         Returns
         -------
-        y : (N, Nq, C) array
+        y : (N, Nq, M, C / M) array
+        cache : ReadCache
         """
-        return self.forward(z, p_hat, x, shapes, padding)[0]
+        value, cache = self._value(x, padding)
+        y, core = ops.ms_deform_attn.ms_deform_attn(value, shapes, loc, A)
+        return y, ReadCache(cache, padding, core)
+
+    def _value(self, x, padding):
+        """W'_m x, (N, S, M, Cv), zero where there is padding; and the map's cache."""
+        value, cache = self.value_proj.forward(x)
+        if padding is not None:
+            value = get_xp(value).where(padding[..., None], 0, value)
+        M = self.shape[0]
+        return value.reshape(*x.shape[:2], M, value.shape[2] // M), cache
 
     def points(self, z, p_hat, shapes):
         """Return where the queries look, and how much what they find there counts.
@@ -138,20 +146,65 @@ class MSDeformAttn(Module):
         """
         dy = self.output_proj.backward(dy, cache.output)
         N, Nq, C = dy.shape
-        M, L, K = self.shape
-        dvalue, dloc, dA = ops.ms_deform_attn.ms_deform_attn_backward(
-            dy.reshape(N, Nq, M, C // M), cache.core
-        )
+        M = self.shape[0]
+        dy = dy.reshape(N, Nq, M, C // M)
+        dx, dloc, dA = self.read_backward(dy, cache.read)
+        return *self.points_backward(dloc, dA, cache, need_dp_hat), dx
+
+    @replaceable
+    def read_backward(self, dy, cache):
+        """Add to the gradients of W'.
+
+        Parameters
+        ----------
+        dy : (N, Nq, M, C / M) array
+            ∂loss/∂y of `read`.
+        cache : ReadCache
+            From there.
+
+        Returns
+        -------
+        dx : (N, S, C) array
+        dloc : (N, Nq, M, L, K, 2) array
+        dA : (N, Nq, M, L, K) array
+        """
+        core, padding = cache.core, cache.padding
+        if core.value is None:
+            value, _ = self._value(cache.value[0], padding)
+            core = core._replace(value=value)
+        dvalue, dloc, dA = ops.ms_deform_attn.ms_deform_attn_backward(dy, core)
+        dvalue = dvalue.reshape(cache.value[0].shape)
+        if padding is not None:
+            dvalue = get_xp(dvalue).where(padding[..., None], 0, dvalue)
+        return self.value_proj.backward(dvalue, cache.value), dloc, dA
+
+    def points_backward(self, dloc, dA, cache, need_dp_hat=True):
+        """Add to the gradients of what `points` computed by.
+
+        Parameters
+        ----------
+        dloc : (N, Nq, M, L, K, 2) array
+            ∂loss/∂loc.
+        dA : (N, Nq, M, L, K) array
+            ∂loss/∂A.
+        cache : MSDeformAttnCache
+            From the forward.
+        need_dp_hat : bool
+            False where the reference points are constants.
+
+        Returns
+        -------
+        dz : (N, Nq, C) array
+        dp_hat : (N, Nq, L, 2 or 4) array or None
+        """
+        N, Nq, M, L, K = dA.shape
         A = cache.core.A.reshape(N, Nq, M, L * K)
         dscores = ops.activation.softmax_backward(dA.reshape(A.shape), A)
-        dz = self.attention_weights.backward(dscores.reshape(N, Nq, -1), cache.weights)
+        dscores = dscores.reshape(N, Nq, M * L * K)
+        dz = self.attention_weights.backward(dscores, cache.weights)
         dp_hat, doffset = ops.ms_deform_attn.sampling_locations_backward(
             dloc, cache.locations, need_dp_hat
         )
-        doffset = doffset.reshape(N, Nq, -1)
+        doffset = doffset.reshape(N, Nq, M * L * K * 2)
         by_offset = self.sampling_offsets.backward(doffset, cache.offsets)
-        dz = ops.add.add(dz, by_offset)
-        dvalue = dvalue.reshape(N, -1, C)
-        if cache.padding is not None:
-            dvalue = get_xp(dvalue).where(cache.padding[..., None], 0, dvalue)
-        return dz, dp_hat, self.value_proj.backward(dvalue, cache.value)
+        return ops.add.add(dz, by_offset), dp_hat

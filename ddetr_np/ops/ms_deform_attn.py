@@ -18,6 +18,15 @@ class CoreCache(NamedTuple):
     A: Any  # (N, Nq, M, L, K)
 
 
+class ReadCache(NamedTuple):
+    """Of reading tokens through W'_m, which `nn.ms_deform_attn` does."""
+
+    value: Any  # of the linear map: x, W'
+    padding: Any  # (N, S) bool, or None
+    core: CoreCache  # its value None where a twin did without it
+    sums: Any = None  # what such a twin kept instead
+
+
 @replaceable
 def sampling_locations(p_hat, offset, shapes):
     """φ_l(p̂_q) + Δp_mlqk, as fractions of level l's width and height.

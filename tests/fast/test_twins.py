@@ -5,6 +5,7 @@ import pytest
 
 from ddetr_np import backend, ops, threads
 from ddetr_np.fast import corner_reads, sparse, winograd
+from ddetr_np.fast import linear as attention_twin
 from ddetr_np.fast import ms_deform_attn as sampling
 from ddetr_np.fast.corner_reads import query_order
 from ddetr_np.fast.rows import row_tiles
@@ -202,11 +203,21 @@ def big_cases(rng):
         yield f'conv {k}×{k}, stride {stride}, dilation {dilation}', conv
     q, k, v = array(2, 300, 8, 32), array(2, 310, 8, 32), array(2, 310, 8, 32)
 
-    def attention():
-        y, cache = ops.attention.attention(q, k, v)
-        return y, ops.attention.attention_backward(y, cache)
+    # of 300 · 310 weights a mask is not drawn head by head, of 300 · 304 it is
+    for keys, settings in ((310, ()), (310, (0.1, (1, 2, 3))), (304, (0.1, (1, 2, 3)))):
 
-    yield 'attention', attention
+        def attention(keys=keys, settings=settings):
+            y, cache = ops.attention.attention(q, k[:, :keys], v[:, :keys], *settings)
+            return y, ops.attention.attention_backward(y, cache)
+
+        yield f'attention, {keys} keys, dropout {settings}', attention
+    two = array(96, 64), array(96), array(64, 96), w64
+
+    def feed_forward():
+        y, cache = ops.feed_forward.feed_forward(x, *two, 0.3, (1, 2, 3))
+        return y, ops.feed_forward.feed_forward_backward(other, cache)
+
+    yield 'feed_forward with dropout', feed_forward
     # more than a tile, with queries of their own and with one for each pixel
     shapes = ((20, 30), (10, 15), (1, 4), (1, 1)), ((60, 70), (30, 35), (8, 9), (1, 7))
     for levels, N, Nq, M in ((shapes[0], 2, 4200, 8), (shapes[1], 2, 5329, 2)):
@@ -480,3 +491,28 @@ def test_focal_loss_with_one_gradient_for_all(rng):
     with backend.plain():
         expected = loss.sigmoid_focal_loss_backward(0.5, cache)
     np.testing.assert_array_equal(dx, expected)
+
+
+@pytest.mark.parametrize('shape', [(2, 12, 3, 8), (1, 5, 2, 4)])
+def test_attention_with_dropout_and_its_caches_crossed(shape, rng, monkeypatch):
+    q, k, v, dy = (rng.standard_normal(shape) for _ in range(4))
+    k, v = (np.concatenate([a, a[:, ::-1]], 1)[:, : 4 * shape[1] // 3] for a in (k, v))
+    dropped = 0.4, (3, 1, 4)
+    drawn = []
+    real = attention_twin.drop_rows
+    monkeypatch.setattr(
+        attention_twin, 'drop_rows', lambda *a: drawn.append(1) or real(*a)
+    )
+    with backend.plain():
+        y, cache = ops.attention.attention(q, k, v, *dropped)
+        expected = ops.attention.attention_backward(dy, cache)
+    y2, cache2 = ops.attention.attention(q, k, v, *dropped)
+    np.testing.assert_allclose(y2, y, 1e-12)
+    assert bool(drawn) == (shape[1] * k.shape[1] % 16 == 0)
+    for c in (cache, cache2):
+        for a, b in zip(ops.attention.attention_backward(dy, c), expected, strict=True):
+            np.testing.assert_allclose(a, b, 1e-10, 1e-14)
+    with backend.plain():
+        crossed = ops.attention.attention_backward(dy, cache2)
+    for a, b in zip(crossed, expected, strict=True):
+        np.testing.assert_allclose(a, b, 1e-10, 1e-14)
