@@ -17,6 +17,7 @@ import pytest
 
 import ddetr_np
 from ddetr_np import backend, nn, testing_model
+from ddetr_np.fast import few_queries
 from ddetr_np.loss import Criterion
 from ddetr_np.module import Module
 from ddetr_np.testing import CASES, cases, check_operations, directions, operation
@@ -85,10 +86,15 @@ def test_in_an_operation(monkeypatch, name, plain):
                 assert 'fail' in verdicts(name), position
 
 
-TWINS = sorted(key for key in backend.twins() if key[0].endswith('_backward'))
+TWINS = sorted(
+    key
+    for key in backend.twins()
+    if key[0].endswith('_backward') and key[1] == 'numpy'
+)
+OF_METHODS = [key for key in TWINS if key[0].removesuffix('_backward') not in CASES]
 
 
-@pytest.mark.parametrize('key', [k for k in TWINS if k[1] == 'numpy'], ids=str)
+@pytest.mark.parametrize('key', [k for k in TWINS if k not in OF_METHODS], ids=str)
 def test_in_a_twin(key):
     name = key[0].removesuffix('_backward')
     right = backend.twins()[key]
@@ -250,3 +256,21 @@ def test_in_the_detector(detectors, name):
                 plant(patch, name, faulty(right, path))
                 checks = detector.check_again(patch)
             assert 'fail' in {c.verdict for c in checks}, (structure, path)
+
+
+@pytest.mark.parametrize('key', OF_METHODS, ids=str)
+def test_in_the_twin_of_a_method(key, detectors, monkeypatch):
+    monkeypatch.setattr(few_queries, 'COST', 0)  # however few the tokens
+    right, used = backend.twins()[key], set()
+    for structure, (detector, _) in detectors.items():
+        seen = set()
+        with backend.substitute({**backend.twins(), key: recorder(right, seen)}):
+            checks = detector.check_again(monkeypatch)
+        assert {c.verdict for c in checks} == {'ok'}
+        for path in seen:
+            wrong = faulty(right, path)
+            with backend.substitute({**backend.twins(), key: wrong}):
+                checks = detector.check_again(monkeypatch)
+            assert 'fail' in {c.verdict for c in checks}, (structure, path)
+        used |= seen
+    assert used

@@ -77,10 +77,12 @@ class MSDeformAttn(Module):
 
         Parameters
         ----------
-        x, shapes, padding
+        x, shapes
             As in `forward`.
         loc, A
             As from `points`.
+        padding : (N, S) bool array or None
+            As in `forward`.
 
         Returns
         -------

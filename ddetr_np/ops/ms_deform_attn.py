@@ -18,9 +18,7 @@ class CoreCache(NamedTuple):
     A: Any  # (N, Nq, M, L, K)
 
 
-class ReadCache(NamedTuple):
-    """Of reading tokens through W'_m, which `nn.ms_deform_attn` does."""
-
+class ReadCache(NamedTuple):  # of nn.ms_deform_attn.MSDeformAttn.read
     value: Any  # of the linear map: x, W'
     padding: Any  # (N, S) bool, or None
     core: CoreCache  # its value None where a twin did without it

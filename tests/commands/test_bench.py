@@ -56,7 +56,7 @@ def test_the_profile_lists_modules(bench, here):
     profile = json.loads((here / 'out.json').read_text())['profile']
     assert set(profile) == {'whole inference', 'whole training pass'}
     names = {row['module'] for row in profile['whole training pass']}
-    assert 'transformer.decoder.layers.2.cross_attn.value_proj' in names
+    assert 'transformer.decoder.layers.2.cross_attn.output_proj' in names
 
 
 def test_the_profile_is_of_the_median_run(bench, here, monkeypatch):
