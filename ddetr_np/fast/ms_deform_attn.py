@@ -5,13 +5,10 @@ the query's 4 L K corner reads, each in the column of the pixel it reads. Then
 
     y = matrix · value,    dvalue = matrixᵀ · dy.
 
-SciPy has both products; what is left is to make the rows, tile by tile. All arrays are
-laid out head by head for that, the values' maps bordered by zeros. The few queries of a
-decoder read the values where they are instead: copying all of them would take longer
-than the rest.
+SciPy has both products; what is left is to make the rows, tile by tile. The values are
+laid out head by head for that, their maps bordered by zeros. Few queries read them where
+they are instead: copying all of them would take longer than the rest.
 """
-
-import itertools
 
 import numpy as np
 
@@ -33,11 +30,10 @@ from .corner_reads import (
     point_gradients,
     query_order,
 )
-from .rows import fits
+from .rows import SHARES, fits
 from .sparse import add_product, add_transposed_product
 
-POINTS = 1 << 16  # sampling points in a tile: fewer, longer steps for threads to part
-POINTS_BACK = 1 << 17  # in the backward pass, which has more steps between its products
+POINTS = 1 << 17  # sampling points in a tile: fewer, longer steps for threads to part
 READ = 1 << 18  # elements of value gathered at a time in the backward pass: 1 MB
 MOVED = 1 << 10  # queries or tokens in a task that lays out heads
 
@@ -47,34 +43,21 @@ def _items(a):
     return as_items(a.reshape(*a.shape[:3], -1))[..., 0]
 
 
-class _ByHead:
-    """The core's arrays, each head's side by side in memory.
-
-    One head's numbers of a query are 128 bytes in every kilobyte as they come: tasks
-    that read those alone wait for memory eight times as often as one that moves all.
+class _Values:
+    """The values as the heads read them, each head's side by side in memory.
 
     Parameters
     ----------
     cache : CoreCache
-    points : int
-        Sampling points in a tile, at most.
     """
 
-    def __init__(self, cache, points):
-        value, shapes, loc, A = cache
+    def __init__(self, cache):
+        value, shapes, loc, _ = cache
         self.N, self.S, self.M, self.Cv = value.shape
         self.Nq, self.K = loc.shape[1], loc.shape[4]
         self.reads = loc.shape[3] * self.K
         self.dtype = value.dtype
         self.maps, self.order = Maps(shapes), query_order(shapes, self.Nq)
-        self.pictures_and_heads = [(n, m) for n in range(self.N) for m in range(self.M)]
-        queries = min(self.Nq, max(1, points // self.reads))
-        self.tiles = threads.tiles(self.Nq, queries)
-        self.levels = Levels.of(self.maps, queries, self.K, self.dtype)
-        self.ends = np.arange(0, queries * self.reads + 1, self.reads, dtype=np.int32)
-        self.loc = self.queries('loc by head', 2 * self.reads)
-        self.A = self.queries('A by head', self.reads)
-        self.move_queries((loc, self.loc), (A, self.A))
         # of few queries the values are read where they are
         self.places = None
         if few_reads(self.Nq, self.reads, self.S, self.M):
@@ -85,9 +68,10 @@ class _ByHead:
             self.values = self.bordered('values')
             self.move_tokens((value, self.values))
 
-    def queries(self, name, width):
-        """Return an array for the queries in their order, (N, M, Nq, width)."""
-        return threads.scratch(name, (self.N, self.M, self.Nq, width), self.dtype)
+    def levels(self, queries):
+        """Return the `Levels` of so many queries of a head, and their rows' ends."""
+        ends = np.arange(0, queries * self.reads + 1, self.reads, dtype=np.int32)
+        return Levels.of(self.maps, queries, self.K, self.dtype), ends
 
     def bordered(self, name):
         """Return maps (N, M, total, Cv), zero in their borders."""
@@ -100,10 +84,6 @@ class _ByHead:
         """Return what a head reads, (rows, Cv)."""
         return self.in_place[n, m:] if self.places else self.values[n, m]
 
-    def tile(self, n, m, part):
-        """Return the `Tile` of some queries."""
-        return Tile.of(self.loc[n, m, part], self.A[n, m, part], self.levels)
-
     def corners(self, tile):
         """Yield (queries, columns, right, A g), the columns' rows in `value`."""
         for some, columns, right, weight in tile.corners():
@@ -112,11 +92,6 @@ class _ByHead:
                 yield some, columns, 0, weight * inside
             else:
                 yield some, columns, right, weight
-
-    def move_queries(self, *pairs, back=False):
-        """Copy arrays (N, Nq, M, …) to those of `queries`, or back; in pairs."""
-        parts = threads.tiles(self.Nq, MOVED)
-        self._move(pairs, back, [(self.order[part], part) for part in parts])
 
     def move_tokens(self, *pairs, back=False):
         """Copy arrays (N, S, M, Cv) to those of `bordered`, or back; in pairs."""
@@ -137,6 +112,43 @@ class _ByHead:
         threads.run(task, [(n, w) for n in range(self.N) for w in where])
 
 
+class _ByHead(_Values):
+    """All arrays of the core, each head's side by side in memory.
+
+    One head's numbers of a query are 128 bytes in every kilobyte as they come: tasks
+    that read those alone wait for memory eight times as often as one that moves all.
+
+    Parameters
+    ----------
+    cache : CoreCache
+    points : int
+        Sampling points in a tile, at most.
+    """
+
+    def __init__(self, cache, points):
+        super().__init__(cache)
+        self.pictures_and_heads = [(n, m) for n in range(self.N) for m in range(self.M)]
+        queries = min(self.Nq, max(1, points // self.reads))
+        self.tiles = threads.tiles(self.Nq, queries)
+        self.of_tile, self.ends = self.levels(queries)
+        self.loc = self.queries('loc by head', 2 * self.reads)
+        self.A = self.queries('A by head', self.reads)
+        self.move_queries((cache.loc, self.loc), (cache.A, self.A))
+
+    def queries(self, name, width):
+        """Return an array for the queries in their order, (N, M, Nq, width)."""
+        return threads.scratch(name, (self.N, self.M, self.Nq, width), self.dtype)
+
+    def tile(self, n, m, part):
+        """Return the `Tile` of some queries."""
+        return Tile.of(self.loc[n, m, part], self.A[n, m, part], self.of_tile)
+
+    def move_queries(self, *pairs, back=False):
+        """Copy arrays (N, Nq, M, …) to those of `queries`, or back; in pairs."""
+        parts = threads.tiles(self.Nq, MOVED)
+        self._move(pairs, back, [(self.order[part], part) for part in parts])
+
+
 @twin(ms_deform_attn)
 def fast_ms_deform_attn(value, shapes, loc, A):
     """See `ops.ms_deform_attn`; a task is a tile of queries, one head, one picture."""
@@ -144,21 +156,35 @@ def fast_ms_deform_attn(value, shapes, loc, A):
     if not fits(value, loc, A):
         return ms_deform_attn.plain(value, shapes, loc, A)
     cache = CoreCache(value, tuple(map(tuple, shapes)), loc, A)
-    heads = _ByHead(cache, POINTS)
-    out = heads.queries('y by head', heads.Cv)
+    heads = _Values(cache)
+    N, Nq, M, Cv, reads = heads.N, heads.Nq, heads.M, heads.Cv, heads.reads
+    queries = max(1, min(POINTS // (M * reads), -(-Nq // SHARES)))
+    levels, ends = heads.levels(queries)
+    # what a head reads of a query is moved as one item
+    A_items = as_items(np.ascontiguousarray(A).reshape(N, Nq, M, reads))[..., 0]
+    y = np.empty(loc.shape[:3] + value.shape[3:], value.dtype)
 
     def attend(where):
-        n, m, part = where
-        o, v = out[n, m, part], heads.value(n, m)
-        o[...] = 0
-        for some, columns, right, weight in heads.corners(heads.tile(n, m, part)):
-            add_product(heads.ends, columns, weight, v[right:], o[some])
+        n, part = where
+        rows, t = heads.order[part], part.stop - part.start
+        # all heads at once, one after another: fewer and longer steps
+        tile = Tile(M * t, reads, value.dtype, levels, heads=M)
+        as_items(tile.A.reshape(M, t, reads))[..., 0] = A_items[n, rows].swapaxes(0, 1)
+        places = loc[n, rows].reshape(t, M, reads, 2).transpose(3, 1, 0, 2)
+        size = tile.levels.size.reshape(2, 1, t, reads)
+        np.multiply(places, size, out=tile.xy.reshape(2, M, t, reads))
+        np.subtract(tile.xy, 0.5, out=tile.xy)
+        tile.find_corners()
+        read = threads.scratch('read', (M * t, Cv), value.dtype)
+        read[...] = 0
+        for some, columns, right, weight in heads.corners(tile):
+            v = heads.value(n, some.start // t)[right:]
+            add_product(ends, columns, weight, v, read[some])
+        by_query = as_items(read.reshape(M, t, Cv)).swapaxes(0, 1)
+        as_items(y)[n, rows] = by_query
 
-    # tiles of all heads, so that a head is not one thread's: cores differ in speed
-    both = itertools.product(heads.pictures_and_heads, heads.tiles)
-    threads.run(attend, [(*head, part) for head, part in both])
-    y = np.empty(loc.shape[:3] + value.shape[3:], value.dtype)
-    heads.move_queries((y, out), back=True)
+    tiles = threads.tapering_tiles(Nq, queries, queries // 4)
+    threads.run(attend, [(n, part) for n in range(N) for part in tiles])
     return y, cache
 
 
@@ -171,7 +197,7 @@ def fast_ms_deform_attn_backward(dy, cache):
     value, shapes, loc, A = cache
     if not fits(value, loc, A, dy):
         return ms_deform_attn_backward.plain(dy, cache)
-    heads = _ByHead(cache, POINTS_BACK)
+    heads = _ByHead(cache, POINTS)
     dvalue, dloc, dA = (np.empty(a.shape, a.dtype) for a in (value, loc, A))
     d = heads.queries('y by head', heads.Cv)
     heads.move_queries((dy, d))

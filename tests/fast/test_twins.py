@@ -388,7 +388,6 @@ def test_few_queries_read_in_place(monkeypatch, rng):
 @pytest.mark.parametrize(('points', 'product', 'read'), [(1, 1, 1), (84, 24, 350)])
 def test_sampling_in_tiles_of_any_size(points, product, read, Nq, monkeypatch, rng):
     monkeypatch.setattr(sampling, 'POINTS', points)
-    monkeypatch.setattr(sampling, 'POINTS_BACK', 2 * points)
     monkeypatch.setattr(corner_reads, 'PRODUCT', product)
     monkeypatch.setattr(sampling, 'READ', read)
     N, M, L, K, shapes = 2, 3, 2, 3, ((7, 9), (2, 7))  # 77 pixels
