@@ -6,8 +6,8 @@ the query's 4 L K corner reads, each in the column of the pixel it reads. Then
     y = matrix · value,    dvalue = matrixᵀ · dy.
 
 SciPy has both products; what is left is to make the rows, tile by tile. The values are
-laid out head by head for that, their maps bordered by zeros. Few queries read them where
-they are instead: copying all of them would take longer than the rest.
+laid out head by head for that, their maps bordered by zeros. Few queries read them
+where they are instead: copying all of them would take longer than the rest.
 """
 
 import numpy as np
