@@ -160,17 +160,27 @@ class Levels(NamedTuple):
 
     @classmethod
     def of(cls, maps, queries, K, dtype):
-        """Return those of some queries, or of as many queries and heads."""
-        origin = maps.starts + BORDER * (maps.pitch + 1)
-        size = maps.sizes.T[::-1]
+        """Return those of some queries, or of as many queries and heads; read-only."""
+        sizes = tuple(map(tuple, maps.sizes.tolist()))
+        return cls(*_levels(sizes, queries, K, np.dtype(dtype)))
 
-        def points(per_level, dtype):
-            return np.tile(np.repeat(per_level, K, -1), queries).astype(dtype)
 
-        return cls(
-            *(points(a, dtype) for a in (size, np.full_like(size, -BORDER))),
-            *(points(a, np.int32) for a in (maps.pitch, origin)),
-        )
+@functools.lru_cache(64)
+def _levels(sizes, queries, K, dtype):
+    """What `Levels` hold: a pass's layers ask for the same ones."""
+    maps = Maps(sizes)
+    origin = maps.starts + BORDER * (maps.pitch + 1)
+    size = maps.sizes.T[::-1]
+
+    def points(per_level, dtype):
+        a = np.tile(np.repeat(per_level, K, -1), queries).astype(dtype)
+        a.flags.writeable = False
+        return a
+
+    return (
+        *(points(a, dtype) for a in (size, np.full_like(size, -BORDER))),
+        *(points(a, np.int32) for a in (maps.pitch, origin)),
+    )
 
 
 @functools.lru_cache(64)
