@@ -7,6 +7,7 @@ run their own products. A tile is a patch of the picture on all levels, whose to
 read nearly the same values; tokens keep this order from the first layer to the last.
 """
 
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,27 +25,43 @@ LEAST = 1 << 8  # tokens worth a tile: threads share small pictures, too
 
 
 class _Weights(NamedTuple):
-    """A layer's matrices, transposed views, with their biases."""
+    """A layer's matrices, transposed views, with their biases.
+
+    A norm's β is in the biases of what reads it, not in the tokens: z = ẑ + β gives
+    z W + b = ẑ W + (b + β W).
+    """
 
     value: Any
-    points: Any  # of `_points_matrix`
+    points: Any  # of `_points_matrix`, and β
     scores: Any  # (M L K, C + 1): the product has a row for each head and key
     output: Any
     linear1: Any
     linear2: Any
 
     @classmethod
-    def of(cls, layer, shapes):
+    def of(cls, layer, shapes, before):
+        """Return those of a layer; `before` is the β that its tokens lack."""
         a = layer.self_attn
         linears = a.value_proj, a.output_proj, layer.linear1, layer.linear2
-        value, output, (W1, b1), (W2, b2) = (
+        (V, v), (O, o), (W1, b1), (W2, b2) = (
             (m.weight.data.T, m.bias.data) for m in linears
         )
-        scores = a.attention_weights
-        scores = np.column_stack([scores.weight.data, scores.bias.data])
-        # max(x W₁ + b₁, 0) = max(x W₁, −b₁) + b₁, whose part in the end is constant
+        C = len(V)
         points = _points_matrix(a, shapes)
-        return cls(value, points, scores, output, (W1, -b1), (W2, b2 + b1 @ W2))
+        points[C] += before @ points[:C]
+        scores, s = a.attention_weights.weight.data, a.attention_weights.bias.data
+        scores = np.column_stack([scores, s + scores @ before])
+        inner = layer.norm1.bias.data
+        # max(x W₁ + b₁, 0) = max(x W₁, −b₁) + b₁, whose part in the end is constant
+        b1 = b1 + inner @ W1
+        return cls(
+            value=(V, v + before @ V),
+            points=points,
+            scores=scores,
+            output=(O, o + before),
+            linear1=(W1, -b1),
+            linear2=(W2, b2 + inner + b1 @ W2),
+        )
 
 
 def _points_matrix(attn, shapes):
@@ -66,15 +83,14 @@ def _points_matrix(attn, shapes):
 
 
 def _layer_norm(x, norm, out):
-    """Write the normalised rows of x into out; x is overwritten, too."""
+    """Write the normalised rows of x into out, without β; x is overwritten, too."""
     C = x.shape[1]
     # sums by the BLAS: NumPy's own take a row at a time
     mean = np.matmul(x, np.full((C, 1), 1 / C, x.dtype))
     np.subtract(x, mean, out=x)
     inv = 1 / np.sqrt(np.einsum('ij,ij->i', x, x) / C + EPS)
     np.multiply(x, inv[:, None], out=x)
-    np.multiply(x, norm.weight.data, out=x)
-    np.add(x, norm.bias.data, out=out)
+    np.multiply(x, norm.weight.data, out=out)
 
 
 @twin('encoder.infer')
@@ -107,7 +123,8 @@ def fast_infer(encoder, x, pos, p_hat, shapes, padding, run=EVAL):
     N, S, C = x.shape
     M, L, K = layers[0].self_attn.shape
     Cv, dtype = C // M, x.dtype
-    weights = [_Weights.of(layer, shapes) for layer in layers]
+    lacking = [np.zeros(C, dtype), *(layer.norm2.bias.data for layer in layers)]
+    weights = [_Weights.of(*of) for of in zip(layers, repeat(shapes), lacking)]
     maps = Maps(shapes)
     order = query_order(tuple(map(tuple, shapes)), S)
     place = maps.pixels()[order]
@@ -191,7 +208,7 @@ def fast_infer(encoder, x, pos, p_hat, shapes, padding, run=EVAL):
             project(n, part, i + 1)
         else:
             _layer_norm(y, layer.norm2, y)
-            memory[n, order[part]] = y
+            memory[n, order[part]] = np.add(y, layer.norm2.bias.data, out=y)
 
     tiles = threads.tapering_tiles(S, queries, LEAST)
     tiles = [(n, part) for n in range(N) for part in tiles]
