@@ -151,7 +151,7 @@ class _ByHead(_Values):
 
 @twin(ms_deform_attn)
 def fast_ms_deform_attn(value, shapes, loc, A):
-    """See `ops.ms_deform_attn`; a task is a tile of queries, one head, one picture."""
+    """See `ops.ms_deform_attn`; a task is a tile of queries of one picture."""
     check_shapes(value, shapes, loc, A)
     if not fits(value, loc, A):
         return ms_deform_attn.plain(value, shapes, loc, A)
