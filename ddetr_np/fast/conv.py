@@ -9,7 +9,7 @@ is one for each phase of the input's rows and columns, since each phase meets on
 of the kernel.
 """
 
-from functools import partial
+import functools
 from math import gcd
 from typing import Any, NamedTuple
 
@@ -475,14 +475,15 @@ def _kernel_gradient(dy, conv):
         mine = sums[run, :, block]
         for i, tile in enumerate(tiles[runs[run]]):
             patches = windows.patches(tile, block)
-            add_up(mine, i == 0, partial(winograd.kernel_products, patches, dy[tile]))
+            write = functools.partial(winograd.kernel_products, patches, dy[tile])
+            add_up(mine, i == 0, write)
 
     def task(which):
         run, block = which
         mine = sums[run].reshape(-1, O)[:, block]
         for i, tile in enumerate(tiles[runs[run]]):
             d = dy[tile].reshape(-1, O)[:, block]
-            add_up(mine, i == 0, partial(np.matmul, windows(tile).T, d))
+            add_up(mine, i == 0, functools.partial(np.matmul, windows(tile).T, d))
 
     threads.run(
         winograd_task if quick else task,

@@ -7,7 +7,6 @@ run their own products. A tile is a patch of the picture on all levels, whose to
 read nearly the same values; tokens keep this order from the first layer to the last.
 """
 
-from itertools import repeat
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -124,7 +123,7 @@ def fast_infer(encoder, x, pos, p_hat, shapes, padding, run=EVAL):
     M, L, K = layers[0].self_attn.shape
     Cv, dtype = C // M, x.dtype
     lacking = [np.zeros(C, dtype), *(layer.norm2.bias.data for layer in layers)]
-    weights = [_Weights.of(*of) for of in zip(layers, repeat(shapes), lacking)]
+    weights = [_Weights.of(layer, shapes, b) for layer, b in zip(layers, lacking)]
     maps = Maps(shapes)
     order = query_order(tuple(map(tuple, shapes)), S)
     place = maps.pixels()[order]

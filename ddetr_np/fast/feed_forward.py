@@ -5,7 +5,7 @@ sums of its own, and the groups are added in their order, so that the number of 
 does not change the result.
 """
 
-from functools import partial
+import functools
 
 import numpy as np
 
@@ -82,12 +82,12 @@ def fast_feed_forward_backward(dy, cache):
     def task(g):
         for i, part in enumerate(tasks[g]):
             h, d = hidden[part], drows[part]
-            add_up(dW2[g], i == 0, partial(np.matmul, d.T, h))
+            add_up(dW2[g], i == 0, functools.partial(np.matmul, d.T, h))
             dh = threads.scratch('ffn_dh', h.shape, x.dtype)
             np.matmul(d, scaled, out=dh)
             np.multiply(dh, h > 0, out=dh)
             np.matmul(dh, W1, out=dx[part])
-            add_up(dW1[g], i == 0, partial(np.matmul, dh.T, rows[part]))
+            add_up(dW1[g], i == 0, functools.partial(np.matmul, dh.T, rows[part]))
             # a product with ones: the BLAS sums down the columns
             ones = one[:, : len(d)]
             db1[g] += ones @ dh

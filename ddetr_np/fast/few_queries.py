@@ -13,7 +13,7 @@ With r_mq = Σ_lk A_mlqk x(p), the way back has dW'_m = Σ_q dy_mq r_mqᵀ; and 
 e_mq = W'_mᵀ dy_mq it is the core's, x for its values and e for its dy.
 """
 
-from itertools import product
+import itertools
 from math import gcd
 from typing import Any, NamedTuple
 
@@ -207,8 +207,8 @@ def fast_read_backward(attn, dy, cache):
         )
 
     pictures, parts = range(N), threads.tiles(S, max(1, CLEARED // C))
-    threads.run(clear, list(product(pictures, parts)))
-    threads.run(tokens, list(product(pictures, range(blocks))))
+    threads.run(clear, list(itertools.product(pictures, parts)))
+    threads.run(tokens, list(itertools.product(pictures, range(blocks))))
     weight, bias = attn.value_proj.weight, attn.value_proj.bias
     for m in range(M):
         channels = slice(m * Cv, (m + 1) * Cv)

@@ -1,7 +1,7 @@
 """The linear map in tiles of rows, and attention head by head."""
 
+import functools
 import math
-from functools import partial
 
 import numpy as np
 
@@ -57,7 +57,7 @@ def fast_linear_backward(dy, cache, need_dx=True):
         mine = dW[g, block]
         for i, part in enumerate(tasks[g]):
             d = drows[part, block]
-            add_up(mine, i == 0, partial(np.matmul, d.T, rows[part]))
+            add_up(mine, i == 0, functools.partial(np.matmul, d.T, rows[part]))
             db[g, :, block] += one[:, : len(d)] @ d
             if need_dx and block == blocks[-1]:
                 np.matmul(drows[part], W, out=dx[part])
