@@ -121,14 +121,12 @@ class _ByHead(_Values):
     Parameters
     ----------
     cache : CoreCache
-    points : int
-        Sampling points in a tile, at most.
     """
 
-    def __init__(self, cache, points):
+    def __init__(self, cache):
         super().__init__(cache)
         self.pictures_and_heads = [(n, m) for n in range(self.N) for m in range(self.M)]
-        queries = min(self.Nq, max(1, points // self.reads))
+        queries = min(self.Nq, max(1, POINTS // self.reads))
         self.tiles = threads.tiles(self.Nq, queries)
         self.of_tile, self.ends = self.levels(queries)
         self.loc = self.queries('loc by head', 2 * self.reads)
@@ -197,7 +195,7 @@ def fast_ms_deform_attn_backward(dy, cache):
     value, shapes, loc, A = cache
     if not fits(value, loc, A, dy):
         return ms_deform_attn_backward.plain(dy, cache)
-    heads = _ByHead(cache, POINTS)
+    heads = _ByHead(cache)
     dvalue, dloc, dA = (np.empty(a.shape, a.dtype) for a in (value, loc, A))
     d = heads.queries('y by head', heads.Cv)
     heads.move_queries((dy, d))
