@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..backend import get_xp, substitute, to_device
+from ..backend import get_xp, substitute, to_device, twins
 from ..loss import Criterion
+from ..nn.encoder import Encoder
 from ..ops.ms_deform_attn import ms_deform_attn, ms_deform_attn_backward
 from ..testing_model import randomise
 from ..train import AdamW
@@ -23,6 +24,11 @@ from .watch import watch
 
 SHAPES = 8  # kinds of products whose rate is measured: the heaviest ones
 ROWS = 1 << 14  # of them: more rows change no rate
+PARTS = {
+    'backbone': 'backbone.0.body',
+    'encoder': 'transformer.encoder',
+    'decoder': 'transformer.decoder',
+}
 
 
 class Rate(NamedTuple):
@@ -209,17 +215,12 @@ class Bench:
         Row
             The sampling core, the parts that have layers, whole passes, AdamW's step.
         """
-        parts = {
-            'backbone': 'backbone.0.body',
-            'encoder': 'transformer.encoder',
-            'decoder': 'transformer.decoder',
-        }
-        calls = self._calls(list(parts.values()))
+        calls = self._calls(list(PARTS.values()))
         core = self._core(calls)
         if core is not None:
             yield from self._core_rows(core)
             del core
-        for name, module in parts.items():
+        for name, module in PARTS.items():
             macs = count.macs(module, 'forward')
             if macs:  # an encoder may have no layer
                 yield self._row(name, calls[module], macs)
@@ -232,7 +233,7 @@ class Bench:
         yield self._row('AdamW step', self.optimizer.step, 0, 8 * size)
 
     def profile(self):
-        """Return what `timing` finds: {'whole inference': …, 'whole training pass': …}.
+        """Return what `timing` finds, of each pass.
 
         The first call of each pays for the first use of memory and does not count; of
         `runs` more, the one that takes the median.
@@ -240,22 +241,31 @@ class Bench:
         Returns
         -------
         dict of str → dict
-            Of each pass, (module's name, 'forward' or 'backward') → Spent.
+            'whole inference' and 'whole training pass', of each (module's name,
+            'forward' or 'backward') → Spent. Where an inference sends tiles of tokens
+            through all layers of the encoder, which shows no layer, between them
+            'inference, layer by layer', with the encoder's layers one after another.
         """
-        spent = {}
-        for name, function in (
-            ('whole inference', self.inference),
-            ('whole training pass', self.training_pass),
-        ):
-            function()
-            calls = []
-            for _ in range(self.runs):
-                with timing(self.model) as modules:
-                    function()
-                calls.append(modules)
-            calls.sort(key=lambda modules: sum(s.own for s in modules.values()))
-            spent[name] = calls[(self.runs - 1) // 2]
+        spent = {'whole inference': self._profile(self.inference)}
+        layers = f'{PARTS["encoder"]}.layers.'
+        seen = any(name.startswith(layers) for name, _ in spent['whole inference'])
+        if self.model.config.encoder_layers and not seen:
+            others = {k: f for k, f in twins().items() if k[0] != Encoder.infer.key}
+            with substitute(others):
+                found = self._profile(self.inference)
+            spent['inference, layer by layer'] = found
+        spent['whole training pass'] = self._profile(self.training_pass)
         return spent
+
+    def _profile(self, function):
+        function()
+        calls = []
+        for _ in range(self.runs):
+            with timing(self.model) as modules:
+                function()
+            calls.append(modules)
+        calls.sort(key=lambda modules: sum(s.own for s in modules.values()))
+        return calls[(self.runs - 1) // 2]
 
     def _row(self, name, function, macs, size=0):
         device = self.model.device

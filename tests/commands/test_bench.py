@@ -13,6 +13,7 @@ PARTS = [
     'core, forward', 'core, backward', 'backbone', 'encoder', 'decoder',
     'whole inference', 'whole training pass', 'AdamW step',
 ]  # fmt: skip
+PASSES = 'whole inference', 'inference, layer by layer', 'whole training pass'
 
 
 @pytest.fixture
@@ -54,14 +55,29 @@ def test_the_profile_lists_modules(bench, here):
     assert result.exit_code == 0, result.output
     assert 'transformer.encoder.layers.*' in result.stdout
     profile = json.loads((here / 'out.json').read_text())['profile']
-    assert set(profile) == {'whole inference', 'whole training pass'}
-    names = {row['module'] for row in profile['whole training pass']}
-    assert 'transformer.decoder.layers.2.cross_attn.output_proj' in names
+    inference, by_layer, training_pass = (
+        {row['module'] for row in profile[name]} for name in PASSES
+    )
+    assert 'transformer.decoder.layers.2.cross_attn.output_proj' in training_pass
+    # one step for the encoder's layers: their modules are not called
+    attention = 'transformer.encoder.layers.1.self_attn'
+    assert attention not in inference
+    assert {attention, f'{attention}.value_proj'} <= by_layer
+    assert inference < by_layer
+
+
+def test_the_profile_of_plain_operations_has_each_layer_at_once(bench, here):
+    result = bench('--profile', '--plain', '--json', 'out.json')
+    assert result.exit_code == 0, result.output
+    profile = json.loads((here / 'out.json').read_text())['profile']
+    assert list(profile) == [PASSES[0], PASSES[2]]
+    names = {row['module'] for row in profile['whole inference']}
+    assert 'transformer.encoder.layers.1.self_attn' in names
 
 
 def test_the_profile_is_of_the_median_run(bench, here, monkeypatch):
     # of each pass, the first call does not count
-    seconds = iter([3, 1, 4, 20, 60, 50])
+    seconds = iter([3, 1, 4, 7, 5, 6, 20, 60, 50])
 
     @contextlib.contextmanager
     def timing(model):
@@ -73,7 +89,7 @@ def test_the_profile_is_of_the_median_run(bench, here, monkeypatch):
     assert result.exit_code == 0, result.output
     assert next(seconds, None) is None
     profile = json.loads((here / 'out.json').read_text())['profile']
-    assert [row['total'] for [row] in profile.values()] == [3, 50]
+    assert [row['total'] for [row] in profile.values()] == [3, 6, 50]
 
 
 def test_the_plain_operations_too(bench):
@@ -84,8 +100,9 @@ def test_the_plain_operations_too(bench):
 
 
 def test_without_an_encoder_there_is_no_core(bench):
-    result = bench('--set', 'encoder_layers=0')
+    result = bench('--set', 'encoder_layers=0', '--profile')
     assert result.exit_code == 0, result.output
+    assert 'layer by layer' not in result.stdout
     assert 'core, forward' not in result.stdout
     assert '│ encoder' not in result.stdout
     assert '│ decoder' in result.stdout
