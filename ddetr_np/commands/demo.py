@@ -71,9 +71,10 @@ def demo(out, seed, device):
         paths += draw_points(seen, part, subject, f'{base}-{part}', endings=['png'])
     paths += draw_gradients(seen, 0, f'{base}-gradients', endings=['png'])
     right = count_found(scene, found)
+    wrong = len(found) - right
     click.echo(
-        f'{right} of {len(scene.labels)} figures found, {len(found) - right} '
-        f'wrong boxes, {seconds:.2f} s'
+        f'{right} of {len(scene.labels)} figures found, {wrong} wrong '
+        f'{"box" if wrong == 1 else "boxes"}, {seconds:.2f} s'
     )
     what = (
         'drawn picture', "where the encoder's middle token reads",
