@@ -188,18 +188,40 @@ def _cuda(device):
     index = int(index or 0)
     if index >= count:
         raise InputError(f'device {device!r}: this machine has {count} GPUs')
-    capability = cupy.cuda.Device(index).compute_capability  # '70' is 7.0
-    if int(capability) < OLDEST:
+    capability = int(cupy.cuda.Device(index).compute_capability)  # '70' is 7.0
+    if capability < oldest(cupy.cuda.runtime):
         name = cupy.cuda.runtime.getDeviceProperties(index)['name'].decode()
+        other = 'use another GPU'
+        if capability >= OLDEST[12]:
+            other = "install CuPy for CUDA 12 instead (pip install 'ddetr-np[gpu12]')"
         raise InputError(
             f'device {device!r}: {name} has compute capability '
-            f"{_dotted(capability)}, {_dotted(OLDEST)} is needed (2017's Volta, or "
-            "newer); use another GPU or device='cpu'"
+            f'{_dotted(capability)}, {_dotted(oldest(cupy.cuda.runtime))} is needed; '
+            f"{other}, or device='cpu'"
         )
     return cupy, index
 
 
-OLDEST = 70  # compute capability 7.0: what CUDA 12 and 13 and the kernels can do
+OLDEST = {12: 70, 13: 75}  # by CUDA: its compiler's, compute capability 7.0 being Volta
+
+
+def oldest(runtime):
+    """Return the least compute capability that CuPy's CUDA compiles kernels for.
+
+    Parameters
+    ----------
+    runtime : module
+        `cupy.cuda.runtime`.
+
+    Returns
+    -------
+    int
+        70 for 7.0. Of a CUDA newer than any known here, as of the newest.
+    """
+    cuda = runtime.runtimeGetVersion() // 1000
+    return OLDEST.get(cuda, OLDEST[max(OLDEST)])
+
+
 _INSTALL = (
     "pip install 'ddetr-np[gpu12]' (CUDA 12) or 'ddetr-np[gpu13]' (CUDA 13)"
 )
@@ -230,8 +252,9 @@ def gpus():
         p = runtime.getDeviceProperties(i)
         capability = 10 * p['major'] + p['minor']
         wrong = ''
-        if capability < OLDEST:
-            wrong = f'too old ({_dotted(capability)}; {_dotted(OLDEST)} is needed)'
+        if capability < oldest(runtime):
+            least = _dotted(oldest(runtime))
+            wrong = f'too old ({_dotted(capability)}; {least} is needed)'
         found.append((p['name'].decode(), p['totalGlobalMem'], wrong))
     return found
 
@@ -262,7 +285,10 @@ def constant(values, dtype, like):
     if key not in _constants:
         if len(_constants) == CONSTANTS:
             _constants.clear()
-        _constants[key] = xp.array(values, dtype)
+        # never in a graph's own memory, which goes with the graph
+        common = xp.get_default_memory_pool().malloc
+        with like.device, xp.cuda.using_allocator(common):
+            _constants[key] = xp.array(values, dtype)
     return _constants[key]
 
 

@@ -33,6 +33,8 @@ OPTIONAL = {  # module: (distributions, what it is for, command)
     'pytest': (['pytest'], 'the tests', "pip install 'ddetr-np[test]'"),
 }
 CUPY = ['cupy-cuda13x', 'cupy-cuda12x', 'cupy']
+CUDA_13 = 75  # compute capability 7.5: `backend.OLDEST`, which needs NumPy
+MAJOR, MINOR = 75, 76  # the driver's names for the two parts of it
 
 
 @click.command()
@@ -147,7 +149,7 @@ def _blas():
 
 
 def _gpu():
-    driver = _cuda_driver()
+    driver, oldest = _cuda_driver() or (None, None)
     version = _version(CUPY)
     if driver is None:
         yield 'CUDA driver', 'none found; the CPU is used', None
@@ -156,7 +158,9 @@ def _gpu():
     if version is None:
         advice = None
         if driver:
-            extra = 'gpu13' if driver >= 13000 else 'gpu12'
+            # the compiler of CUDA 13 knows no Volta, for which its driver still is
+            known = oldest is None or oldest >= CUDA_13
+            extra = 'gpu13' if driver >= 13000 and known else 'gpu12'
             advice = f"pip install 'ddetr-np[{extra}]'"
         yield 'CuPy', 'not installed; for --device cuda:0', advice
         return
@@ -172,15 +176,31 @@ def _gpu():
 
 
 def _cuda_driver():
-    """Return the CUDA version that the driver supports, e.g. 13000, or None."""
+    """Return (the driver's CUDA, e.g. 13000; its oldest card, 70 for 7.0), or None.
+
+    The second is None where there is no card.
+    """
     try:
         if sys.platform == 'win32':
             library = ctypes.WinDLL('nvcuda.dll')
         else:
             library = ctypes.CDLL('libcuda.so.1')
-        version = ctypes.c_int()
-        if library.cuDriverGetVersion(ctypes.byref(version)) == 0:
-            return version.value
+
+        def ask(function, *args):
+            answer = ctypes.c_int()
+            status = getattr(library, function)(ctypes.byref(answer), *args)
+            return None if status else answer.value
+
+        version = ask('cuDriverGetVersion')
+        if version is None:
+            return None
+        library.cuInit(0)
+        cards = [ask('cuDeviceGet', i) for i in range(ask('cuDeviceGetCount') or 0)]
+        capabilities = [
+            10 * ask('cuDeviceGetAttribute', MAJOR, card)
+            + ask('cuDeviceGetAttribute', MINOR, card)
+            for card in cards
+        ]
+        return version, min(capabilities, default=None)
     except (OSError, AttributeError):
-        pass
-    return None
+        return None

@@ -48,13 +48,18 @@ def _tiles(x, W, stride, padding, dilation):
     """Yield (part, columns): of which outputs, and their (pixels, kh·kw·I) inputs."""
     xp = get_xp(x)
     kh, kw, I, _ = W.shape
-    reach = dilation * (kh - 1) + 1, dilation * (kw - 1) + 1
-    windows = xp.lib.stride_tricks.sliding_window_view(
-        _pad(x, padding), reach, axis=(1, 2)
-    )  # (N, …, …, I, reach): a view
-    windows = windows[:, ::stride, ::stride, :, ::dilation, ::dilation]
-    windows = windows.transpose(0, 1, 2, 4, 5, 3)  # (N, Ho, Wo, kh, kw, I)
-    N, Ho, Wo = windows.shape[:3]
+    N, H, Wd, _ = x.shape
+    Ho = conv_size(H, kh, stride, padding, dilation)
+    Wo = conv_size(Wd, kw, stride, padding, dilation)
+    padded = _pad(x, padding)
+    picture, down, right, channel = padded.strides
+    # CuPy's sliding_window_view is a view as well, but asks the device for its sizes
+    windows = xp.lib.stride_tricks.as_strided(
+        padded,
+        (N, Ho, Wo, kh, kw, I),
+        (picture, stride * down, stride * right, dilation * down, dilation * right,
+         channel),
+    )  # fmt: skip
     row = Wo * kh * kw * I
     pictures = min(N, max(1, TILE // (Ho * row)))
     rows = min(Ho, max(1, TILE // row)) if pictures == 1 else Ho

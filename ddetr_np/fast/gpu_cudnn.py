@@ -8,9 +8,11 @@ without where it is not, or where cuDNN has no engine for a convolution. cuDNN s
 import functools
 import importlib
 import os
+import warnings
 
 from ..backend import device_of, get_xp
 from ..ops.conv import conv_size
+from . import cuda
 
 TYPES = {'float32': 'FLOAT', 'float16': 'HALF'}  # double is left to cuBLAS
 PLANS = 512  # kept: a pass of ResNet-50 makes some 60 for each size of picture
@@ -93,7 +95,10 @@ def _run(kind, x_shape, W_shape, geometry, a, b):
     if cudnn is None or a.dtype.name not in TYPES or 0 in (*x_shape, *W_shape):
         return None
     xp = get_xp(a)
-    plan = _plan(kind, x_shape, W_shape, geometry, a.dtype.name, device_of(a))
+    plan = _plan(
+        kind, x_shape, W_shape, geometry, a.dtype.name, device_of(a),
+        cuda.is_deterministic(),
+    )  # fmt: skip
     if plan is None:
         return None
     graph, inputs, output, shape = plan
@@ -101,7 +106,8 @@ def _run(kind, x_shape, W_shape, geometry, a, b):
     workspace = xp.empty(max(1, graph.get_workspace_size()), 'uint8')
     handle = _handle(device_of(a))
     cudnn.set_stream(handle=handle, stream=xp.cuda.get_current_stream().ptr)
-    arrays = (xp.ascontiguousarray(a), xp.ascontiguousarray(b), result)
+    # it takes every array to begin at a multiple of 16 bytes
+    arrays = (cuda.contiguous(xp, a), cuda.contiguous(xp, b), result)
     pack = {
         tensor: array.transpose(0, 3, 1, 2)  # a view
         for tensor, array in zip((*inputs, output), arrays)
@@ -126,7 +132,7 @@ def _handle(device):
 
 
 @functools.lru_cache(PLANS)
-def _plan(kind, x_shape, W_shape, geometry, dtype, device):
+def _plan(kind, x_shape, W_shape, geometry, dtype, device, deterministic):
     """Return (graph, inputs, output, its shape here), or None: cuDNN has no engine."""
     cudnn = _library()
     try:
@@ -135,11 +141,24 @@ def _plan(kind, x_shape, W_shape, geometry, dtype, device):
         graph.build_operation_graph()
         graph.create_execution_plans([cudnn.heur_mode.A, cudnn.heur_mode.FALLBACK])
         # tensor cores would round single precision to TF32's 10 bits: CuPy's own switch
+        notes = []
         if dtype == 'float32' and os.environ.get('CUPY_TF32') != '1':
-            graph.deselect_numeric_notes([cudnn.numerical_note.TENSOR_CORE])
+            notes.append(cudnn.numerical_note.TENSOR_CORE)
+        if deterministic:
+            notes.append(cudnn.numerical_note.NONDETERMINISTIC)
+        graph.deselect_numeric_notes(notes)
         graph.check_support()
         graph.build_plans()
     except cudnn.cudnnGraphNotSupportedError:
+        return None
+    except (RuntimeError, ValueError) as error:  # a library that fits neither card nor
+        # driver, an engine that fails: the products that it replaces still work
+        warnings.warn(
+            f'cuDNN refuses a convolution of {x_shape} by {W_shape}, which cuBLAS '
+            f'takes: {error}',
+            RuntimeWarning,
+            stacklevel=4,
+        )
         return None
     return graph, *tensors
 

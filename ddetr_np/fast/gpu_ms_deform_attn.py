@@ -38,12 +38,12 @@ def gpu_ms_deform_attn(value, shapes, loc, A):
         return ms_deform_attn.plain(value, shapes, loc, A)
     xp = get_xp(value)
     cache = CoreCache(value, shapes, loc, A)
-    y = xp.empty(loc.shape[:3] + value.shape[3:], value.dtype)
-    if not loc.size:
-        y[...] = 0
-    if not (loc.size and y.size):
-        return y, cache
     with value.device:
+        y = xp.empty(loc.shape[:3] + value.shape[3:], value.dtype)
+        if not loc.size:
+            y[...] = 0
+        if not (loc.size and y.size):
+            return y, cache
         inputs = (cuda.contiguous(xp, a) for a in (value, loc, A))
         cuda.launch(xp, forward_launch(*inputs, _table(value, shapes), y))
     return y, cache
@@ -59,9 +59,9 @@ def gpu_ms_deform_attn_backward(dy, cache):
     if not _takes(value, shapes, loc, A):
         return ms_deform_attn_backward.plain(dy, cache)
     xp = get_xp(value)
-    if not (loc.size and value.size):
-        return tuple(xp.zeros(a.shape, a.dtype) for a in (value, loc, A))
     with value.device:
+        if not (loc.size and value.size):
+            return tuple(xp.zeros(a.shape, a.dtype) for a in (value, loc, A))
         dy = dy.astype(value.dtype, copy=False)
         dy, value, loc, A = (cuda.contiguous(xp, a) for a in (dy, value, loc, A))
         run = functools.partial(cuda.launch, xp)

@@ -259,6 +259,7 @@ def recording(workspace):
         yield
     finally:
         _record.reset(token)
+        workspace = None  # or an error's frame, of `record`, would keep it
 
 
 def run_gemm(cublas, handle, call):

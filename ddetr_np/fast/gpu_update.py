@@ -1,4 +1,7 @@
-"""AdamW on a GPU: a parameter's whole step is one launch, with the host's bits."""
+"""AdamW on a GPU: a parameter's whole step is one launch, with the host's bits.
+
+But for numbers below 1e-38: CuPy has its kernels compiled to take those for zero.
+"""
 
 import math
 

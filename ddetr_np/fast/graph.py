@@ -9,6 +9,7 @@ a pass that is recorded go to cuBLAS itself: see `gpu_product`.
 """
 
 import contextlib
+import traceback
 
 from ..backend import constants, device_of, get_xp
 from ..errors import InputError
@@ -19,6 +20,8 @@ WARM_UP = 1  # passes before: kernels are compiled, constants copied, memory is 
 
 class Graph:
     """The inference pass of a model for pictures of one size, without padding.
+
+    Its memory goes when it does itself, but for an output that somebody still has.
 
     Parameters
     ----------
@@ -55,14 +58,35 @@ class Graph:
             self._stream = xp.cuda.Stream(non_blocking=True)
             # what is under way, the weights' copies perhaps, ends first
             self._device.synchronize()
-            with self._stream, xp.cuda.using_allocator(self._pool.malloc):
-                self._images = xp.zeros((N, H, W, 3), model.dtype)
-                self._workspace = xp.empty(gpu_product.WORKSPACE, 'uint8')
-                for _ in range(WARM_UP):
-                    model.forward(self._images, keep='none')
-                self._stream.synchronize()
-                self._graph, self._out = self._record(model)
+            try:
+                with self._stream, xp.cuda.using_allocator(self._pool.malloc):
+                    self._images = xp.zeros((N, H, W, 3), model.dtype)
+                    self._workspace = xp.empty(gpu_product.WORKSPACE, 'uint8')
+                    for _ in range(WARM_UP):
+                        model.forward(self._images, keep='none')
+                    self._stream.synchronize()
+                    self._graph, self._out = self._record(model)
+            except Exception as error:
+                # whose frames have the arrays of the pass that failed
+                for e in (error, error.__cause__):
+                    if e is not None:
+                        traceback.clear_frames(e.__traceback__)
+                self._release()
+                raise
         self._constants = constants()  # the graph reads some of them
+
+    def _release(self):
+        """Give back the memory: CuPy's pools keep it, even when they go themselves."""
+        for name in ('_graph', '_out', '_images', '_workspace'):
+            vars(self).pop(name, None)
+        with self._device:
+            self._pool.free_all_blocks()
+
+    def __del__(self):
+        # not if the size was refused; and at exit the driver may be gone
+        if hasattr(self, '_pool'):
+            with contextlib.suppress(Exception):
+                self._release()
 
     def _record(self, model):
         try:

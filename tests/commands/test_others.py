@@ -7,6 +7,8 @@ import pytest
 from PIL import Image
 
 import ddetr_np
+from ddetr_np import backend
+from ddetr_np.commands import doctor
 
 
 def test_version_and_help(run):
@@ -94,7 +96,7 @@ def test_doctor_names_the_command_for_what_is_missing(run, monkeypatch):
 
     monkeypatch.setattr(doctor.importlib.metadata, 'version', version)
     monkeypatch.setattr(doctor.importlib.metadata, 'requires', lambda _: requirements)
-    monkeypatch.setattr(doctor, '_cuda_driver', lambda: 12040)
+    monkeypatch.setattr(doctor, '_cuda_driver', lambda: (12040, None))
     output = run('doctor').stdout
     advice = [line.strip() for line in output.split('missing:')[1].splitlines() if line]
     assert advice == [
@@ -106,8 +108,48 @@ def test_doctor_names_the_command_for_what_is_missing(run, monkeypatch):
     ]
     assert 'too old' in output
     assert 'for CUDA 12.4' in output
-    monkeypatch.setattr(doctor, '_cuda_driver', lambda: 13000)
-    assert "'ddetr-np[gpu13]'" in run('doctor').stdout
+    assert doctor.CUDA_13 == backend.OLDEST[13]
+    for oldest, extra in ((None, 'gpu13'), (75, 'gpu13'), (70, 'gpu12')):
+        driver = 13000, oldest
+        monkeypatch.setattr(doctor, '_cuda_driver', lambda driver=driver: driver)
+        assert f"'ddetr-np[{extra}]'" in run('doctor').stdout
+
+
+class Driver:
+    """NVIDIA's library as `doctor` asks it, with two cards."""
+
+    cards = (9, 0), (7, 0)
+
+    def cuInit(self, flags):
+        return 0
+
+    def cuDriverGetVersion(self, answer):
+        answer._obj.value = 13000
+        return 0
+
+    def cuDeviceGetCount(self, answer):
+        answer._obj.value = len(self.cards)
+        return 0
+
+    def cuDeviceGet(self, answer, index):
+        answer._obj.value = 10 + index
+        return 0
+
+    def cuDeviceGetAttribute(self, answer, which, card):
+        answer._obj.value = self.cards[card - 10][{75: 0, 76: 1}[which]]
+        return 0
+
+
+@pytest.mark.parametrize(('cards', 'oldest'), [(((9, 0), (7, 5)), 75), ((), None)])
+def test_what_doctor_asks_the_driver(monkeypatch, cards, oldest):
+    monkeypatch.setattr(Driver, 'cards', cards)
+    for library in ('CDLL', 'WinDLL'):
+        monkeypatch.setattr(
+            doctor.ctypes, library, lambda name: Driver(), raising=False
+        )
+    assert doctor._cuda_driver() == (13000, oldest)
+    monkeypatch.setattr(Driver, 'cuDriverGetVersion', lambda self, answer: 1)
+    assert doctor._cuda_driver() is None
 
 
 def test_doctor_without_the_scientific_stack():

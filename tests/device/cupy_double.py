@@ -615,24 +615,26 @@ CONSTANTS = 'inf nan pi newaxis'
 TYPES = 'bool_ uint8 int32 int64 intp float16 float32 float64'
 
 
-def sliding_window_view(
-    x, window_shape, axis=None, *, subok=False, writeable=False
-):
-    view = np.lib.stride_tricks.sliding_window_view
-    return _wrap(view(_inside(x), window_shape, axis))
+# not sliding_window_view, whose sizes CuPy's sends to the device and reads back
+def as_strided(x, shape=None, strides=None):
+    return _wrap(np.lib.stride_tricks.as_strided(_inside(x), shape, strides))
 
 
-class _Pool:
+class MemoryPool:
+    def __init__(self):
+        self.freed = 0
+
+    def malloc(self, size):
+        raise NotImplementedError  # of whom arrays are is noted, no memory
+
     def free_all_blocks(self):
-        pass
+        self.freed += 1
 
     def total_bytes(self):
         return 1 << 20
 
 
-class MemoryPool(_Pool):
-    def malloc(self, size):
-        raise NotImplementedError
+_default_pool = MemoryPool()
 
 
 @contextlib.contextmanager
@@ -708,7 +710,7 @@ def get_current_stream():
 
 
 def get_default_memory_pool():
-    return _Pool()
+    return _default_pool
 
 
 def module():
@@ -721,7 +723,7 @@ def module():
         setattr(cupy, name, ufunc(getattr(np, name)))
     for function in FUNCTIONS:
         setattr(cupy, function.__name__, function)
-    tricks = types.SimpleNamespace(sliding_window_view=sliding_window_view)
+    tricks = types.SimpleNamespace(as_strided=as_strided)
     cupy.lib = types.SimpleNamespace(stride_tricks=tricks)
     cupy.get_default_memory_pool = get_default_memory_pool
     runtime = types.SimpleNamespace(

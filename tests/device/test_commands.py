@@ -121,6 +121,14 @@ def test_a_card_too_old(double, machine, run, monkeypatch):
     assert gpus()[1] == ('Double', 1 << 30, 'too old (6.1; 7.0 is needed)')
     monkeypatch.setattr('ddetr_np.commands.doctor._version', lambda names: '14.0')
     assert 'Double, 1 GiB: too old (6.1; 7.0 is needed)' in run('doctor').output
+    runtime = sys.modules['cupy'].cuda.runtime
+    machine.capability = 7, 0
+    assert to_device(np.ones(2), 'cuda:0').device.id == 0
+    monkeypatch.setattr(runtime, 'runtimeGetVersion', lambda: 13000)
+    message = refused()
+    assert '7.0, 7.5 is needed; install CuPy for CUDA 12 instead' in message
+    assert "pip install 'ddetr-np[gpu12]'" in message
+    assert gpus()[0][2] == 'too old (7.0; 7.5 is needed)'
     machine.capability = 12, 0
     assert to_device(np.ones(2), 'cuda:0').device.id == 0
     assert gpus()[0][2] == ''

@@ -8,7 +8,7 @@ import pytest
 
 from ddetr_np import ops
 from ddetr_np.backend import get_xp
-from ddetr_np.fast import gpu_conv, gpu_cudnn
+from ddetr_np.fast import cuda, gpu_conv, gpu_cudnn
 from ddetr_np.testing import cases, run_backward, run_forward
 
 EVERY_CASE = [
@@ -53,7 +53,7 @@ class Graph:
 
     def __init__(self, io_data_type, intermediate_data_type, compute_data_type, handle):
         assert handle == 'handle'
-        self.exact = False
+        self.notes = []
 
     def tensor(self, dim, stride, data_type, name):
         return Tensor(dim, stride, data_type, name)
@@ -82,14 +82,16 @@ class Graph:
         assert modes == ['A', 'fallback']
 
     def deselect_numeric_notes(self, notes):
-        self.exact = notes == ['tensor core']
+        self.notes = notes
 
     def get_workspace_size(self):
         return 16
 
     def execute(self, pack, workspace, handle):
-        assert self.exact == (os.environ.get('CUPY_TF32') != '1')
+        assert ('tensor core' in self.notes) == (os.environ.get('CUPY_TF32') != '1')
+        assert ('any order' in self.notes) == cuda.is_deterministic()
         assert workspace.nbytes == 16
+        assert all(cuda.address(a) % 16 == 0 for a in pack.values())
         arrays = [pack[t] for t in (*self.inputs, self.output)]
         for tensor, a in zip((*self.inputs, self.output), arrays):
             assert tensor.meets(a)
@@ -120,7 +122,9 @@ def library(double, monkeypatch):
         pygraph=Graph,
         data_type=types.SimpleNamespace(FLOAT='float32', HALF='float16'),
         heur_mode=types.SimpleNamespace(A='A', FALLBACK='fallback'),
-        numerical_note=types.SimpleNamespace(TENSOR_CORE='tensor core'),
+        numerical_note=types.SimpleNamespace(
+            TENSOR_CORE='tensor core', NONDETERMINISTIC='any order'
+        ),
         cudnnGraphNotSupportedError=UnsupportedError,
         create_handle=lambda: 'handle',
         set_stream=lambda handle, stream: None,
@@ -174,6 +178,38 @@ def test_what_it_has_no_engine_for(double, library, monkeypatch):
     compare(single(EVERY_CASE[0].values[0]), double)
 
 
+@pytest.mark.parametrize('error', [RuntimeError, ValueError])
+def test_it_fails(double, library, monkeypatch, error):
+    """A library that does not fit the card: cuBLAS's products do, and it is said."""
+
+    def fail(graph):
+        raise error('CUDNN_STATUS_NOT_INITIALIZED')
+
+    monkeypatch.setattr(Graph, 'build_operation_graph', fail)
+    with pytest.warns(RuntimeWarning, match='cuBLAS takes: CUDNN_STATUS_NOT_INIT'):
+        compare(single(EVERY_CASE[0].values[0]), double)
+
+
+def test_the_same_bits_if_asked(double, library):
+    """Plans are kept apart: one that adds in any order is not taken."""
+    case = single(EVERY_CASE[0].values[0])
+    compare(case, double)
+    kept = gpu_cudnn._plan.cache_info().currsize
+    with cuda.deterministic():
+        compare(case, double)
+    assert gpu_cudnn._plan.cache_info().currsize == 2 * kept
+
+
+def test_pictures_from_the_middle_of_a_batch(double, library):
+    """cuDNN takes for granted that arrays begin at a multiple of 16 bytes."""
+    x = np.ones((3, 5, 7, 3), 'float32')
+    inputs = {'x': x, 'W': np.ones((3, 3, 3, 4), 'float32')}
+    moved = double.put(inputs)
+    y = gpu_cudnn.fprop(moved['x'][1:], moved['W'], 1, 1, 1)
+    expected, _ = ops.conv.conv2d.plain(x[1:], inputs['W'], None, 1, 1, 1)
+    np.testing.assert_allclose(double.fetch(y), expected, 1e-6)
+
+
 def test_tensor_cores_take_part_if_asked(double, library, monkeypatch):
     monkeypatch.setenv('CUPY_TF32', '1')
     compare(single(EVERY_CASE[0].values[0]), double)
@@ -204,6 +240,7 @@ def test_the_front_end_takes_the_graph(kind, geometry, monkeypatch):
     ):
         assert hasattr(cudnn, name)
     assert cudnn.numerical_note.TENSOR_CORE is not None
+    assert cudnn.numerical_note.NONDETERMINISTIC is not None
     assert cudnn.heur_mode.A != cudnn.heur_mode.FALLBACK
 
 

@@ -148,6 +148,28 @@ def test_its_memory_is_its_own(double, machine, monkeypatch):
 
 
 @pytest.mark.usefixtures('cublas')
+def test_its_memory_goes_with_it(double, machine, monkeypatch):
+    """CuPy's pools keep theirs, even when they go themselves."""
+    pools, pool = [], sys.modules['cupy'].cuda.MemoryPool
+
+    def make():
+        pools.append(pool())
+        return pools[-1]
+
+    monkeypatch.setattr(sys.modules['cupy'].cuda, 'MemoryPool', make)
+    model = build('refine', double)
+    graph = Graph(model, *SIZE)
+    assert pools[0].freed == 0
+    del graph
+    assert pools[0].freed == 1
+    monkeypatch.setattr(machine, 'capturing', True)  # so that its first read fails
+    with pytest.raises(RuntimeError):
+        Graph(model, *SIZE)
+    assert pools[1].freed > 0
+    assert machine.allocators == []
+
+
+@pytest.mark.usefixtures('cublas')
 def test_what_cannot_be_recorded(double, machine, monkeypatch):
     model = build('two_stage', double)
     monkeypatch.setattr(top, 'top', top.top.plain)  # sorts

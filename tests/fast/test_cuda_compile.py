@@ -98,7 +98,7 @@ def compiled(nvrtc, headers, source, names, arch):
     for name in names:
         done(nvrtc.nvrtcAddNameExpression(program, name.encode()))
     options = *cuda.OPTIONS, f'-arch=sm_{arch}', f'-I{headers}', '--ptxas-options=-v'
-    options = [option.encode() for option in options]
+    options = [option.encode() for option in (*options, '-ftz=true')]  # CuPy's own
     done(nvrtc.nvrtcCompileProgram(program, len(options), options))
     found = {}
     for name in names:

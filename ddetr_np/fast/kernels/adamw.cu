@@ -1,5 +1,6 @@
 // AdamW on one parameter: p, m and v are read and written once, g is read. The plain
-// operation's arithmetic, step by step, so that a step has the host's bits.
+// operation's arithmetic, step by step, so that a step has the host's bits (but below
+// 1e-38, which CuPy has kernels take for zero).
 // One thread per element. p, g, m, v (n,), contiguous.
 
 // a product that no compiler fuses with a sum
