@@ -1,7 +1,9 @@
 """The sampling core's kernels on a GPU, step by step, against published operators.
 
     pip install 'ddetr-np[gpu12]'                 # or [gpu13]: CuPy
-    pip install torch && pip install --no-build-isolation torch-ms-deform-attn DCNv4
+    pip install torch                             # for the driver's CUDA
+    pip install --no-build-isolation torch-ms-deform-attn
+    pip install --no-build-isolation DCNv4        # if it builds
     python benchmarks/gpu_core.py
     python benchmarks/gpu_core.py --dtype float16 --batch 8 --height 800 --width 1333
     python benchmarks/gpu_core.py --all           # each precision, batch 1 and 8
@@ -10,9 +12,14 @@ NO FIGURE OF THIS SCRIPT HAS BEEN MEASURED YET: it was written without a GPU.
 
 Peers are left out where they are not installed or refuse the precision. Both are
 compiled when they are installed, which needs nvcc and a card in sight. DCNv4's
-`FlashDeformAttn` takes logits and computes their softmax; nobody else here does.
+`FlashDeformAttn` takes logits and computes their softmax; nobody else here does. It
+shares out the queries of all pictures in blocks whose size divides their number. 17,821
+is 71 · 251 and 22,223 is 71 · 313: at 800 × 1066 or 1333 it has a block for each query,
+and in batches of eight blocks with queries of two pictures, so that it differs. At a
+width of 1024 it has larger blocks: `--all` ends there.
 
-Printed are medians of times between two events on the device. Each run has another set
+Printed are medians of times between two events on the device; all runs are asked for
+before the first is waited for, so that the host is ahead. Each run has another set
 of inputs, as many as twice fill the second-level cache, so that each finds it cold. The
 floor is the bytes of all corners read over the bandwidth of the second-level cache,
 measured here; what moves through memory is told beside it.
@@ -42,6 +49,7 @@ ALL = [  # type of values, of locations and weights, pictures: what --all measur
         ('float64', 'float64'),
     )
 ]
+FLASH_WIDTH, FLASH = 1024, [('float32', 'float32', 1), ('float16', 'float16', 1)]
 
 
 def corner_bytes(value, loc):
@@ -102,9 +110,8 @@ def tasks_of_steps(cupy, run, cache, dy):
 
 def torch_peers(cache, dy):
     """Return ({name: function}, {name: function}) of the peers on one set of inputs."""
-    try:
-        import torch
-    except ImportError:
+    torch = usable_torch()
+    if torch is None:
         return {}, {}
     value, loc, A = (
         torch.from_dlpack(a).requires_grad_() for a in (cache.value, cache.loc, cache.A)
@@ -140,6 +147,8 @@ def torch_peers(cache, dy):
     try:
         from DCNv4.functions import FlashDeformAttnFunction
 
+        if value.dtype not in (torch.float16, torch.float32):
+            raise NotImplementedError  # it would end the process
         N, Nq, M, L, K, _ = loc.shape
         with torch.no_grad():
             both = torch.cat([loc.flatten(3), A.log().flatten(3)], -1)
@@ -159,6 +168,21 @@ def torch_peers(cache, dy):
     return forwards, backwards
 
 
+@functools.cache
+def usable_torch():
+    """Return PyTorch, or None; say why."""
+    try:
+        import torch
+
+        if torch.cuda.is_available():
+            return torch
+        reason = 'it finds no GPU that it can use'
+    except ImportError as error:
+        reason = error
+    print(f'PyTorch and its operators are left out: {reason}\n')
+    return None
+
+
 def difference(got, wanted):
     """The largest difference of arrays, relative to the largest number."""
     host = [backend.to_host(a) if hasattr(a, 'get') else a.detach().cpu().numpy()
@@ -169,17 +193,18 @@ def difference(got, wanted):
 
 def timed(cupy, tasks, runs):
     """Return the median of the milliseconds that tasks take, in turn, by events."""
-    for i in range(WARM_UP):
-        tasks[i % len(tasks)]()
     times = []
-    for i in range(runs):
+    # the first ones do not count: what they need is compiled, and the host gets ahead
+    for i in range(-WARM_UP, runs):
         begin, end = cupy.cuda.Event(), cupy.cuda.Event()
         begin.record()
         tasks[i % len(tasks)]()
         end.record()
-        end.synchronize()
-        times.append(cupy.cuda.get_elapsed_time(begin, end))
-    return statistics.median(times)
+        times.append((begin, end))
+    end.synchronize()
+    return statistics.median(
+        cupy.cuda.get_elapsed_time(*both) for both in times[WARM_UP:]
+    )
 
 
 def bandwidth(cupy, nbytes, runs=20):
@@ -232,8 +257,9 @@ def measure(cupy, contenders, reference, runs):
             got = got if isinstance(got, tuple) else (got,)
             differences[name] = max(map(difference, got, wanted))
             times[name] = timed(cupy, tasks, runs)
-        except (RuntimeError, NotImplementedError, AssertionError) as error:
-            times[name] = f'  {str(error).splitlines()[0][:60]}'
+        except Exception as error:  # whatever a peer says
+            reason = str(error) or repr(error)
+            times[name] = f'  {reason.splitlines()[0][:60]}'
     return times, differences
 
 
@@ -300,12 +326,21 @@ def main(arguments=None):
     import cupy
 
     one = options.dtype, options.places or options.dtype, options.batch
-    shapes = shapes_of(options.height, options.width)
-    for dtype, places, batch in ALL if options.all else [one]:
-        report(cupy, shapes, dtype, places, batch, options.runs)
+    cases = [(options.width, *case) for case in (ALL if options.all else [one])]
+    if options.all:
+        cases += [(FLASH_WIDTH, *case) for case in FLASH]
+    failed = 0
+    for width, dtype, places, batch in cases:
+        shapes = shapes_of(options.height, width)
+        try:
+            report(cupy, shapes, dtype, places, batch, options.runs)
+        except (MemoryError, RuntimeError) as error:  # of this case alone
+            print(f'{dtype}, batch {batch}, width {width} is not measured: {error}')
+            failed = 1
         print()
         cupy.get_default_memory_pool().free_all_blocks()
+    return failed
 
 
 if __name__ == '__main__':
-    main()
+    raise SystemExit(main())

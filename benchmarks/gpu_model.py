@@ -34,6 +34,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 
 import contest
 import numpy as np
@@ -47,7 +48,8 @@ INFERENCE, STEP = 'inference', 'training step'
 TARGET = 1.0  # of PyTorch's time, for both
 # of the largest logit. A sample may lie on a pixel's other side, where the map differs
 TOLERANCE = {'single': 1e-3, 'tf32': 5e-2, 'half': 5e-2}
-LOSS_SCALE = 2.0**10
+LOSS_SCALE = 2.0**10  # of half precision
+GRADIENT = 2.0**-10  # of the fixed ones: those of a loss that is a mean are so small
 
 
 def main(words=None):
@@ -71,14 +73,20 @@ def main(words=None):
 
 def run_each(args, cases):
     """Run a process for each case: TF32 is chosen when CuPy is imported."""
+    failed = 0
     for N, precision in cases:
         words = [sys.executable, __file__, '--batch', N, '--precision', precision]
         for name in ('runs', 'height', 'width', 'device'):
             words += [f'--{name}', getattr(args, name)]
         if args.json:
-            words += ['--json', args.json.replace('.json', f'-{N}-{precision}.json')]
-        subprocess.run([*map(str, words)], check=True)
-    return 0
+            path = Path(args.json)
+            words += ['--json', path.with_stem(f'{path.stem}-{N}-{precision}')]
+        print(f'--- batch {N}, {precision}\n', flush=True)
+        # what one case cannot do the next may
+        failed += subprocess.run([*map(str, words)]).returncode != 0
+    if failed:
+        print(f'{failed} of {len(cases)} cases failed')
+    return min(failed, 1)
 
 
 def run_one(args):
@@ -90,19 +98,20 @@ def run_one(args):
         backend.need_device(args.device)
     except InputError as error:
         raise SystemExit(str(error)) from error
-    figures = {'machine': contest.machine('torch', 'transformers')}
+    libraries = 'cupy-cuda12x', 'cupy-cuda13x', 'torch', 'transformers'
+    figures = {'machine': contest.machine(*libraries)}
     figures['options'] = vars(args)
     figures['card'] = card(args.device)
     print(f'{figures["card"]}, {args.precision}, batch {args.batch}\n')
     sets = pictures(args)
     with tempfile.TemporaryDirectory() as folder:
-        peers.save_weights(folder)
-        tasks = ours(folder, sets, args.device, args.precision)
-        try:
-            theirs = torch_tasks(folder, sets, args.device, args.precision)
-        except ImportError as error:
-            print(f'PyTorch is left out: {error}')
-            theirs = {}
+        weights = save_weights(folder)
+        tasks, theirs = ours(weights, sets, args.device, args.precision), {}
+        reason = without_torch(args.device)
+        if reason:
+            print(f'PyTorch is left out: {reason}')
+        else:
+            theirs = torch_tasks(weights, sets, args.device, args.precision)
     figures['differences'] = compare(tasks, theirs, TOLERANCE[args.precision])
     clock = Clock(args.device)
     results = []
@@ -112,19 +121,48 @@ def run_one(args):
         times = rounds(clock, contenders, args.runs)
         figures[what] = times
         results += report(what, times)
+        contest.save(args.json, figures)  # should the next not fit the card
     figures['targets'] = contest.verdicts(results)
     contest.save(args.json, figures)
     return 0
 
 
+def without_torch(device):
+    """Return why PyTorch has no part in this, or ''."""
+    try:
+        import torch
+        import transformers  # noqa: F401
+    except ImportError as error:
+        return str(error)
+    usable = device == 'cpu' or torch.cuda.is_available()
+    return '' if usable else 'it finds no GPU that it can use'
+
+
+def save_weights(folder):
+    """Save a model; return its path. PyTorch draws it, and else this package does."""
+    import ddetr_np
+    from ddetr_np.testing_model import randomise
+
+    try:
+        peers.save_weights(folder)
+        return folder
+    except ImportError:
+        path = Path(folder) / 'model.safetensors'
+        ddetr_np.save_model(randomise(ddetr_np.build_model('multi_scale')), path)
+        return path
+
+
 def card(device):
-    """Return the name of the device."""
+    """Return the device's name, and the CUDA of CuPy and of the driver."""
     if device == 'cpu':
         return 'CPU'
     import cupy
 
-    index = int(device.partition(':')[2] or 0)
-    return cupy.cuda.runtime.getDeviceProperties(index)['name'].decode()
+    runtime = cupy.cuda.runtime
+    name = runtime.getDeviceProperties(int(device.partition(':')[2] or 0))['name']
+    versions = runtime.runtimeGetVersion(), runtime.driverGetVersion()
+    cuda, driver = (f'{v // 1000}.{v % 1000 // 10}' for v in versions)
+    return f'{name.decode()}, CUDA {cuda}, driver for {driver}'
 
 
 def pictures(args):
@@ -156,10 +194,20 @@ class Clock:
 
 
 def rounds(clock, contenders, runs):
-    """Return {name: milliseconds of each round}; each round has other pictures."""
-    for i in range(WARM_UP):
-        for task in contenders.values():
-            task(i % SETS)
+    """Return {name: milliseconds of each round}; each round has other pictures.
+
+    Whoever does not fit the card beside the others is left out, and told of.
+    """
+    for name, task in [*contenders.items()]:
+        try:
+            for i in range(WARM_UP):
+                task(i % SETS)
+        except (MemoryError, RuntimeError) as error:
+            # PyTorch's is a RuntimeError that says so
+            if isinstance(error, RuntimeError) and 'out of memory' not in str(error):
+                raise
+            print(f'{name} does not fit: {str(error).splitlines()[0]}')
+            del contenders[name]
     times = {name: [] for name in contenders}
     for i in range(runs):
         for name, task in contenders.items():
@@ -232,7 +280,8 @@ def ours(folder, sets, device, precision):
     config = model.config
     fixed = peers.gradients_of_output((len(sets[0]), config.Nq))
     scale = LOSS_SCALE if precision == 'half' else 1.0
-    dlogits, dboxes = (backend.to_device(d * np.float32(scale), device) for d in fixed)
+    fixed = (d * np.float32(scale * GRADIENT) for d in fixed)
+    dlogits, dboxes = (backend.to_device(d, device) for d in fixed)
     nothing = [None] * (config.decoder_layers - 1)
     optimizer = ddetr_np.AdamW(model, peers.LR, peers.DECAY, peers.CLIP)
 
@@ -298,7 +347,7 @@ def torch_tasks(folder, sets, device, precision):
     model, kind = load(), torch.device(device).type
     fixed = peers.gradients_of_output((len(sets[0]), model.config.num_queries))
     scale = LOSS_SCALE if precision == 'half' else 1.0
-    dlogits, dboxes = (put(d) * scale for d in fixed)
+    dlogits, dboxes = (put(d) * (scale * GRADIENT) for d in fixed)
     for name, p in model.named_parameters():
         p.requires_grad_('embedder.' not in name and '.encoder.stages.0.' not in name)
     learning = [p for p in model.parameters() if p.requires_grad]

@@ -25,17 +25,19 @@ def operations(request):
 def passed(request, operations, published_model, published_pass, need_gpu):
     arrays, images, mask, targets = published_pass(request.param)
     device = need_gpu() if operations == 'gpu' else 'cpu'
-    model = published_model(request.param).to(device)
+    model = published_model(request.param)
     images, mask = (to_device(a, device) for a in (images, mask))
     criterion = ddetr_np.Criterion(model.config)
-    model.zero_grad()
-    with plain() if operations == 'plain' else contextlib.nullcontext():
-        out, cache = model.forward(images, mask, train=True)
-        total, losses, dout = criterion(out, targets)
-        dimages = to_host(model.backward(dout, cache, images=True))
-    matches = criterion.match(out, targets)
-    grads = model.grad_dict()
-    model.to('cpu')  # other tests use it
+    try:
+        model.to(device).zero_grad()
+        with plain() if operations == 'plain' else contextlib.nullcontext():
+            out, cache = model.forward(images, mask, train=True)
+            total, losses, dout = criterion(out, targets)
+            dimages = to_host(model.backward(dout, cache, images=True))
+        matches = criterion.match(out, targets)
+        grads = model.grad_dict()
+    finally:
+        model.to('cpu')  # other tests use it
     return model, arrays, total, losses, matches, dimages, grads
 
 

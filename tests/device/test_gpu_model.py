@@ -1,6 +1,8 @@
 """What of `benchmarks/gpu_model.py` can be run without a GPU."""
 
 import json
+import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +76,71 @@ def test_other_models_are_refused(script):
     assert script.compare(ours, {'PyTorch': logits(1.001)}, 1e-2)['PyTorch'] < 2e-3
     with pytest.raises(SystemExit, match='not the same models'):
         script.compare(ours, {'PyTorch': logits(1.1)}, 1e-2)
+
+
+def test_gradients_stay_in_half_precision_s_range(script, toy, double):
+    """They are scaled up, and an overflow would end the run."""
+    path, sets = toy
+    tasks = script.ours(path, sets[:1], 'cpu', 'half')
+    step = tasks['ddetr-np'][script.STEP]
+    cells = dict(zip(step.__code__.co_freevars, step.__closure__))
+    model, seen = cells['model'].cell_contents, []
+    backward = type(model).backward
+
+    def watch(self, *args, **kwargs):
+        found = backward(self, *args, **kwargs)
+        seen.append(max(abs(g).max() for g in self.grad_dict().values()))
+        return found
+
+    model.backward = watch.__get__(model)
+    step(0)
+    assert 1e-3 < seen[0] < 65504 / 100
+
+
+def test_a_case_that_fails_does_not_end_the_others(script, monkeypatch, tmp_path):
+    words = []
+
+    def run(command):
+        words.append(command)
+        return types.SimpleNamespace(returncode=int('half' in command))
+
+    monkeypatch.setattr(script.subprocess, 'run', run)
+    assert script.main(['--all', '--json', str(tmp_path / 'gpu')]) == 1
+    cases = [(w[w.index('--batch') + 1], w[w.index('--precision') + 1]) for w in words]
+    assert cases == [(str(N), p) for N in script.BATCHES for p in script.PRECISIONS]
+    paths = {w[-1] for w in words}
+    assert str(tmp_path / 'gpu-8-half') in paths
+    assert len(paths) == 6
+
+
+def test_who_does_not_fit_is_left_out(script, capsys):
+    def full(i):
+        raise MemoryError('Out of memory allocating 1 byte')
+
+    def torch_full(i):
+        raise RuntimeError('CUDA out of memory. Tried to allocate')
+
+    def wrong(i):
+        raise RuntimeError('misaligned address')
+
+    clock = script.Clock('cpu')
+    contenders = {'a': lambda i: None, 'b': full, 'c': torch_full}
+    assert list(script.rounds(clock, contenders, 2)) == ['a']
+    told = capsys.readouterr().out
+    assert 'b does not fit: Out of memory' in told
+    assert 'c does not fit: CUDA out of memory' in told
+    with pytest.raises(RuntimeError, match='misaligned'):
+        script.rounds(clock, {'d': wrong}, 2)
+
+
+def test_without_pytorch_it_has_weights_of_its_own(script, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, 'torch', None)
+    assert script.without_torch('cpu')
+    monkeypatch.setattr(
+        'ddetr_np.build_model', lambda name: build_model(name, **SMALL)
+    )
+    path = script.save_weights(tmp_path)
+    assert load_model(path).config.Nq == SMALL['Nq']
 
 
 @pytest.mark.oracle

@@ -89,8 +89,11 @@ def test_the_median_of_tasks_in_turn(script):
 
         return run
 
-    assert script.timed(cupy, [task('a', 1), task('b', 3), task('c', 2)], 9) == 2
+    tasks = [task('a', 1), task('b', 3), task('c', 2)]
+    assert script.timed(cupy, tasks, 9) == 2
     assert ''.join(done) == 'abc' + 'abc' * 3
+    tasks[0] = task('a', 5)
+    assert script.timed(cupy, tasks, 1) == 5  # the first ones do not count
 
 
 def test_table(script):
@@ -109,11 +112,19 @@ def test_a_peer_that_refuses_is_told_of(script, monkeypatch):
     def refuse():
         raise RuntimeError('not implemented for Half\nmore')
 
+    def fall():
+        raise MemoryError
+
     good = lambda: np.ones(3)  # noqa: E731
-    contenders = {'v1': [good], 'peer': [refuse], 'off': [lambda: np.full(3, 1.5)]}
+    contenders = {
+        'v1': [good], 'peer': [refuse], 'off': [lambda: np.full(3, 1.5)], 'big': [fall]
+    }  # fmt: skip
     monkeypatch.setattr(script, 'difference', lambda a, b: abs(a - b).max())
     times, differences = script.measure(None, contenders, good, 5)
-    assert times == {'v1': 1.0, 'peer': '  not implemented for Half', 'off': 1.0}
+    assert times == {
+        'v1': 1.0, 'peer': '  not implemented for Half', 'off': 1.0,
+        'big': '  MemoryError()',
+    }  # fmt: skip
     assert differences == {'v1': 0, 'off': 0.5}
 
 
@@ -142,12 +153,47 @@ def test_what_is_measured(script, monkeypatch, arguments, expected):
     monkeypatch.setitem(sys.modules, 'cupy', cupy)
     monkeypatch.setattr(script.backend, 'to_device', lambda x, device: x)
     monkeypatch.setattr(script, 'report', lambda *args: told.append(args))
-    script.main([*arguments, '--runs', '9', '--height', '64', '--width', '96'])
+    words = [*arguments, '--runs', '9', '--height', '64', '--width', '96']
+    assert script.main(words) == 0
+    all_of_them = script.ALL + script.FLASH
     measured = [args[2:5] for args in told]
-    assert measured == (script.ALL if expected is None else expected)
+    assert measured == (all_of_them if expected is None else expected)
     assert freed == list(range(1, len(told) + 1))
     assert {args[0] is cupy for args in told} == {True}
-    assert {(args[1][0], args[5]) for args in told} == {((8, 12), 9)}
+    widths = {12, script.FLASH_WIDTH // 8} if expected is None else {12}
+    assert {(args[1][0], args[5]) for args in told} == {((8, W), 9) for W in widths}
     if expected is None:
         assert {dtype for dtype, _, _ in measured} == {'float16', 'float32', 'float64'}
         assert {batch for *_, batch in measured} == {1, 8}
+
+
+def test_a_case_that_does_not_fit_is_told_of(script, monkeypatch, capsys):
+    """The others are measured all the same."""
+    told = []
+    pool = types.SimpleNamespace(free_all_blocks=lambda: None)
+    cupy = types.SimpleNamespace(get_default_memory_pool=lambda: pool)
+    monkeypatch.setitem(sys.modules, 'cupy', cupy)
+    monkeypatch.setattr(script.backend, 'to_device', lambda x, device: x)
+
+    def report(cupy, shapes, dtype, places, batch, runs):
+        told.append(batch)
+        if dtype == 'float64' and batch == 8:
+            raise MemoryError('Out of memory allocating 1,073,741,824 bytes')
+
+    monkeypatch.setattr(script, 'report', report)
+    assert script.main(['--all']) == 1
+    assert len(told) == len(script.ALL + script.FLASH)
+    assert 'float64, batch 8, width 1066 is not measured: Out of' in (
+        capsys.readouterr().out
+    )
+
+
+def test_a_pytorch_without_a_gpu(script, monkeypatch, capsys):
+    script.usable_torch.cache_clear()
+    torch = types.SimpleNamespace(
+        cuda=types.SimpleNamespace(is_available=lambda: False)
+    )
+    monkeypatch.setitem(sys.modules, 'torch', torch)
+    assert script.torch_peers(None, None) == ({}, {})
+    assert 'left out: it finds no GPU' in capsys.readouterr().out
+    script.usable_torch.cache_clear()

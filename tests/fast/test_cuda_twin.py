@@ -43,7 +43,12 @@ def library(launched):
         setattr(cupy, name, our(getattr(np, name)))
     cupy.ascontiguousarray = our(np.ascontiguousarray)
     cupy.nan_to_num = our(np.nan_to_num)
-    cupy.cuda = types.SimpleNamespace(Device=lambda: types.SimpleNamespace(id=0))
+    cupy.cuda = types.SimpleNamespace(
+        Device=lambda: types.SimpleNamespace(id=0),
+        using_allocator=contextlib.nullcontext,
+    )
+    pool = types.SimpleNamespace(malloc=None)
+    cupy.get_default_memory_pool = lambda: pool
 
     class RawModule:
         def __init__(self, code, options, name_expressions):
