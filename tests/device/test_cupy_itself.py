@@ -43,7 +43,7 @@ SCENARIOS = [
     'step, inputs kept', 'graph, single_scale', 'graph, single_scale_dc5',
     'graph, multi_scale', 'graph, refine', 'graph, two_stage', 'graph, half',
     'graph, double', 'graph, another GPU', 'graph, distinct proposals', 'memory',
-    'core', 'detect',
+    'core', 'detect', 'benchmark of the core', 'benchmark of the model',
 ]  # fmt: skip
 
 

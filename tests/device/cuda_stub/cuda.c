@@ -105,6 +105,8 @@ int stub_cudaDeviceSynchronize(void) { return refuse("cudaDeviceSynchronize"); }
 int stub_cudaEventCreate(void **e) { return new_handle(e); }
 int stub_cudaEventCreateWithFlags(void **e, unsigned f) { return new_handle(e); }
 int stub_cudaEventSynchronize(void *e) { return refuse("cudaEventSynchronize"); }
+int stub_cudaEventElapsedTime(float *ms, void *from, void *to) { *ms = 1; return OK; }
+int stub_cudaDriverGetVersion(int *version) { *version = 13000; return OK; }
 int stub_cudaStreamBeginCapture(void *s, int mode) { capturing = s; return OK; }
 int stub_cudaStreamIsCapturing(void *s, int *is) {
     *is = s && s == capturing;

@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import importlib
 import sys
 from pathlib import Path
 
@@ -143,6 +144,22 @@ def detect():
     ddetr_np.detect(build('two_stage'), picture)
 
 
+def benchmark(name, *words):
+    """A script of `benchmarks`: every contender of this package is timed."""
+    import cupy
+
+    sys.path.insert(0, str(Path(__file__).parents[3] / 'benchmarks'))
+    script = importlib.import_module(name)
+    properties = cupy.cuda.runtime.getDeviceProperties
+    cupy.cuda.runtime.getDeviceProperties = lambda i: {
+        **properties(i), 'l2CacheSize': 50 << 20
+    }
+    script.usable_torch = lambda: None
+    script.without_torch = lambda device: 'it has no part in this'
+    script.compare = script.difference = lambda *args: 0.0  # of zeros
+    assert not script.main(['--height', '64', '--width', '96', '--runs', '2', *words])
+
+
 VARIANTS = (
     'single_scale', 'single_scale_dc5', 'multi_scale', 'refine', 'two_stage'
 )  # fmt: skip
@@ -161,6 +178,12 @@ SCENARIOS = {
     'memory': memory,
     'core': lambda stub: core(),
     'detect': lambda stub: detect(),
+    'benchmark of the core': lambda stub: benchmark(
+        'gpu_core', '--dtype', 'float16', '--places', 'float32'
+    ),
+    'benchmark of the model': lambda stub: benchmark(
+        'gpu_model', '--precision', 'half', '--batch', '2'
+    ),
 }
 
 if __name__ == '__main__':
