@@ -159,7 +159,11 @@ def fast_ms_deform_attn(value, shapes, loc, A):
     queries = max(1, min(POINTS // (M * reads), -(-Nq // SHARES)))
     levels, ends = heads.levels(queries)
     # what a head reads of a query is moved as one item
-    A_items = as_items(np.ascontiguousarray(A).reshape(N, Nq, M, reads))[..., 0]
+    A_items, loc_items = (
+        as_items(np.ascontiguousarray(a).reshape(N, Nq * M, width))[..., 0]
+        for a, width in ((A, reads), (loc, 2 * reads))
+    )
+    first, head = M * heads.order, np.arange(M)[:, None]
     y = np.empty(loc.shape[:3] + value.shape[3:], value.dtype)
 
     def attend(where):
@@ -167,10 +171,14 @@ def fast_ms_deform_attn(value, shapes, loc, A):
         rows, t = heads.order[part], part.stop - part.start
         # all heads at once, one after another: fewer and longer steps
         tile = Tile(M * t, reads, value.dtype, levels, heads=M)
-        as_items(tile.A.reshape(M, t, reads))[..., 0] = A_items[n, rows].swapaxes(0, 1)
-        places = loc[n, rows].reshape(t, M, reads, 2).transpose(3, 1, 0, 2)
-        size = tile.levels.size.reshape(2, 1, t, reads)
-        np.multiply(places, size, out=tile.xy.reshape(2, M, t, reads))
+        # in the memory of the corners' weights, which come later
+        places = tile.new('weights', M, t, 2 * reads)
+        for own, items in (tile.A.reshape(M, t, reads), A_items), (places, loc_items):
+            out = as_items(own)[..., 0]
+            np.take(items[n], first[part] + head, out=out, mode='clip')
+        by_axis = places.reshape(M, t * reads, 2).transpose(2, 0, 1)
+        size = tile.levels.size.reshape(2, 1, t * reads)
+        np.multiply(by_axis, size, out=tile.xy.reshape(2, M, t * reads))
         np.subtract(tile.xy, 0.5, out=tile.xy)
         tile.find_corners()
         read = threads.scratch('read', (M * t, Cv), value.dtype)
