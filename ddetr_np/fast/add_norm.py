@@ -9,13 +9,13 @@ from ..ops.dropout import DRAWN
 from ..ops.norm import EPS, NormCache
 from .dropout import drop_rows
 from .norm import layer_norm_backward_rows, layer_norm_rows
-from .rows import fits, matrix, row_tiles
+from .rows import alike, fits, matrix, row_tiles
 
 
 @twin(add_norm)
 def fast_add_norm(x, y, weight, bias, p=0.0, key=None, eps=EPS):
     """See `ops.add_norm`."""
-    if not fits(x, y, weight, bias) or x.shape != y.shape:
+    if not (fits(x, y, weight, bias) and alike(x, y)):
         return add_norm.plain(x, y, weight, bias, p, key, eps)
     rows, others = matrix(x), matrix(y)
     n, C = rows.shape
@@ -41,7 +41,7 @@ def fast_add_norm(x, y, weight, bias, p=0.0, key=None, eps=EPS):
 def fast_add_norm_backward(dz, cache):
     """See `ops.add_norm`."""
     (x_hat, inv, weight), dropped = cache
-    if not fits(dz, x_hat, inv, weight):
+    if not (fits(dz, x_hat, inv, weight) and alike(dz, x_hat)):
         return add_norm_backward.plain(dz, cache)
     drows, hat, inv = matrix(dz), matrix(x_hat), inv.reshape(-1, 1)
     n, C = drows.shape

@@ -57,6 +57,7 @@ class _Windows:
         self.x, self.Ho, self.Wo = x, Ho, Wo
         self.rows, self.columns = rows, columns
         N, H, W, I = x.shape
+        self.outputs = Ho > 0 and Wo > 0
         self.width = rows.taps * columns.taps * I
         same = _Axis(1, 0, 1, 1)
         self.pointwise = (
@@ -180,6 +181,14 @@ def _forward_windows(x, W, stride, padding, dilation):
     )
     rows, columns = (_Axis(stride, -padding, dilation, W.shape[i]) for i in (0, 1))
     return _Windows(x, Ho, Wo, rows, columns)
+
+
+def _belongs(dy, conv):
+    """Whether dy is the gradient of a convolution's output, and a twin takes it."""
+    x, W, *geometry = conv
+    windows = _forward_windows(x, W, *geometry)
+    shape = len(x), windows.Ho, windows.Wo, W.shape[3]
+    return fits(dy, x, W) and dy.shape == shape
 
 
 class _Kernel(NamedTuple):
@@ -330,9 +339,9 @@ def _convolve(windows, kernel, y, shift=None, residual=None, relu=False):
 @twin(conv2d)
 def fast_conv2d(x, W, b=None, stride=1, padding=0, dilation=1):
     """See `ops.conv`."""
-    if not fits(x, W):
-        return conv2d.plain(x, W, b, stride, padding, dilation)
     windows = _forward_windows(x, W, stride, padding, dilation)
+    if not fits(x, W) or not windows.outputs:
+        return conv2d.plain(x, W, b, stride, padding, dilation)
     y = np.empty((len(x), windows.Ho, windows.Wo, W.shape[3]), x.dtype)
     _convolve(windows, _Kernel(W), y, b)
     return y, ConvCache(x, W, stride, padding, dilation)
@@ -343,12 +352,15 @@ def fast_conv_norm_relu(
     x, W, scale, shift, residual=None, relu=True, stride=1, padding=0, dilation=1
 ):
     """See `ops.conv`."""
-    if not fits(x, W, scale, shift):
+    windows = _forward_windows(x, W, stride, padding, dilation)
+    shape = len(x), windows.Ho, windows.Wo, W.shape[3]
+    fit = fits(x, W, scale, shift) and windows.outputs
+    fit = fit and scale.shape == shift.shape == shape[3:]
+    if not fit or not (residual is None or residual.shape == shape):
         return conv_norm_relu.plain(
             x, W, scale, shift, residual, relu, stride, padding, dilation
         )
-    windows = _forward_windows(x, W, stride, padding, dilation)
-    y = np.empty((len(x), windows.Ho, windows.Wo, W.shape[3]), x.dtype)
+    y = np.empty(shape, x.dtype)
     _convolve(windows, _Kernel(W, scale), y, shift, residual, relu)
     conv = ConvCache(x, W, stride, padding, dilation)
     return y, ConvNormCache(conv, scale, y, residual is not None, relu)
@@ -358,7 +370,9 @@ def fast_conv_norm_relu(
 def fast_joined_conv_norm_relu(x, W, scale, shift, shortcut):
     """See `ops.conv`; the two are one product, their pixels side by side."""
     x2, W2, scale2, shift2, stride = shortcut
-    if not fits(x, W, scale, shift, x2, W2, scale2, shift2):
+    fit = fits(x, W, scale, shift, x2, W2, scale2, shift2)
+    fit = fit and x.shape[:3] == x2[:, ::stride, ::stride].shape[:3]
+    if not fit or not W.shape[:2] == W2.shape[:2] == (1, 1):
         return joined_conv_norm_relu.plain(x, W, scale, shift, shortcut)
     y = np.empty((*x.shape[:3], W.shape[3]), x.dtype)
     kernel = _JoinedKernel((_Kernel(W, scale), _Kernel(W2, scale2)))
@@ -369,7 +383,7 @@ def fast_joined_conv_norm_relu(x, W, scale, shift, shortcut):
 @twin(conv2d_backward)
 def fast_conv2d_backward(dy, cache, need_dx=True, need_dW=True, need_db=True):
     """See `ops.conv`."""
-    if not fits(dy, cache.x, cache.W):
+    if not _belongs(dy, cache):
         return conv2d_backward.plain(dy, cache, need_dx, need_dW, need_db)
     dx = _input_gradient(dy, cache) if need_dx else None
     dW = _kernel_gradient(dy, cache) if need_dW else None
@@ -380,7 +394,7 @@ def fast_conv2d_backward(dy, cache, need_dx=True, need_dW=True, need_db=True):
 def fast_conv_norm_relu_backward(dy, cache, need_dx=True, need_dW=True):
     """See `ops.conv`."""
     conv, scale, y, residual, relu = cache
-    if not fits(dy, conv.x, conv.W, scale):
+    if not (_belongs(dy, conv) and fits(dy, scale, y)):
         return conv_norm_relu_backward.plain(dy, cache, need_dx, need_dW)
     if relu:
         # the norm's scale goes in at once, unless the residual takes dy as it is

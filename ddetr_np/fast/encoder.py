@@ -16,7 +16,7 @@ from ..backend import twin
 from ..module import EVAL
 from ..ops.norm import EPS
 from .corner_reads import Levels, Maps, Tile, as_items, query_order
-from .rows import SHARES, fits
+from .rows import SHARES, alike, fits, whole
 from .sparse import add_product
 
 TOKENS = 3 << 9  # in a tile: 192 K sampling points of 8 heads, 1.5 M hidden channels
@@ -85,7 +85,8 @@ def _layer_norm(x, norm, out):
     """Write the normalised rows of x into out, without β; x is overwritten, too."""
     C = x.shape[1]
     # sums by the BLAS: NumPy's own take a row at a time
-    mean = np.matmul(x, np.full((C, 1), 1 / C, x.dtype))
+    mean = np.matmul(x, np.ones((C, 1), x.dtype))
+    mean /= C
     np.subtract(x, mean, out=x)
     inv = 1 / np.sqrt(np.einsum('ij,ij->i', x, x) / C + EPS)
     np.multiply(x, inv[:, None], out=x)
@@ -117,9 +118,12 @@ def fast_infer(encoder, x, pos, p_hat, shapes, padding, run=EVAL):
     memory : (N, S, C) array
     """
     layers = encoder.layers
-    if run.train or not layers or not fits(x, pos, p_hat):
-        return type(encoder).infer.plain(encoder, x, pos, p_hat, shapes, padding, run)
     N, S, C = x.shape
+    fit = not run.train and layers and alike(x, pos) and whole(padding, x)
+    fit = fit and p_hat.shape == (N, S, len(shapes), 2)
+    fit = fit and S == sum(H * W for H, W in shapes) and all(map(all, shapes))
+    if not fit or not fits(x, p_hat, layers[0].linear1.weight.data):
+        return type(encoder).infer.plain(encoder, x, pos, p_hat, shapes, padding, run)
     M, L, K = layers[0].self_attn.shape
     Cv, dtype = C // M, x.dtype
     lacking = [np.zeros(C, dtype), *(layer.norm2.bias.data for layer in layers)]

@@ -65,7 +65,8 @@ def fast_feed_forward(x, W1, b1, W2, b2, p=0.0, key=None):
 def fast_feed_forward_backward(dy, cache):
     """See `ops.feed_forward`."""
     x, W1, hidden, W2, factor = cache
-    if not fits(dy, x, W1, hidden, W2):
+    fit = fits(dy, x, W1, hidden, W2)
+    if not fit or dy.shape != (*x.shape[:-1], len(W2)):
         return feed_forward_backward.plain(dy, cache)
     rows, hidden, drows = matrix(x), matrix(hidden), matrix(dy)
     n, F = hidden.shape

@@ -21,9 +21,9 @@ import numpy as np
 
 from .. import threads
 from ..backend import twin
-from ..ops.ms_deform_attn import CoreCache, ReadCache
+from ..ops.ms_deform_attn import CoreCache, ReadCache, check_shapes
 from .corner_reads import Levels, Maps, Places, Tile, point_gradients
-from .rows import fits
+from .rows import fits, whole
 from .sparse import add_product, add_transposed_product
 
 COST = 10  # of a multiply-accumulate of what is read, in those of a matrix product
@@ -102,14 +102,17 @@ def fast_read(attn, x, shapes, loc, A, padding=None):
         Its core without values.
     """
     N, S, C = x.shape
-    M = A.shape[2]
+    W, b = attn.value_proj.weight.data, attn.value_proj.bias.data
+    M = attn.shape[0]
     Cv = C // M
-    if not fits(x, loc, A) or COST * 4 * (A.size // N) * (C - Cv) > S * C * C:
+    fit = fits(x, loc, A, W, b) and whole(padding, x)
+    fit = fit and not any(0 in size for size in shapes)
+    if not fit or COST * 4 * (A.size // N) * (C - Cv) > S * C * C:
         return type(attn).read.plain(attn, x, shapes, loc, A, padding)
+    check_shapes(x.reshape(N, S, M, Cv), shapes, loc, A)
     core = CoreCache(None, tuple(map(tuple, shapes)), loc, A)
     reads, x = _Reads(x, core, padding), np.ascontiguousarray(x)
-    W, b = attn.value_proj.weight.data, attn.value_proj.bias.data.reshape(M, Cv)
-    by_head = W.reshape(M, Cv, C).swapaxes(1, 2)
+    by_head, b = W.reshape(M, Cv, C).swapaxes(1, 2), b.reshape(M, Cv)
     rows = A.shape[1] * M
     sums = _Sums(np.empty((N, rows, C), x.dtype), np.empty((N, rows), x.dtype))
     y = np.empty((N, rows, Cv), x.dtype)
@@ -150,7 +153,8 @@ def fast_read_backward(attn, dy, cache):
     dx, dloc, dA : arrays
     """
     (x, W), padding, core, sums = cache
-    if sums is None or not fits(dy, x):
+    shape = *core.loc.shape[:3], x.shape[2] // core.loc.shape[2]
+    if sums is None or not fits(dy, x) or dy.shape != shape:
         return type(attn).read_backward.plain(attn, dy, cache)
     N, S, C = x.shape
     M, Cv = dy.shape[2:]

@@ -40,7 +40,7 @@ def fast_linear(x, W, b):
 def fast_linear_backward(dy, cache, need_dx=True):
     """See `ops.linear`; a task is a group of tiles, whose rows are read once."""
     x, W = cache
-    if not fits(dy, x, W):
+    if not fits(dy, x, W) or dy.shape != (*x.shape[:-1], len(W)):
         return linear_backward.plain(dy, cache, need_dx)
     rows, drows = matrix(x), matrix(dy)
     dx = np.empty(rows.shape, x.dtype) if need_dx else None
@@ -86,7 +86,9 @@ def _dropped(A, dropped, i):
 def fast_attention(q, k, v, p=0.0, key=None):
     """See `ops.attention`; a task is a head of a picture."""
     dropped = (p, key) if key is not None and p > 0 else None
-    if not fits(q, k, v) or not _parted(q.shape[1] * k.shape[1], dropped):
+    fit = fits(q, k, v) and k.shape == (len(q), k.shape[1], *q.shape[2:])
+    fit = fit and v.shape[:3] == k.shape[:3]
+    if not fit or not _parted(q.shape[1] * k.shape[1], dropped):
         return attention.plain(q, k, v, p, key)
     q, k, v = (a.transpose(0, 2, 1, 3) for a in (q, k, v))  # (N, M, n, Cv)
     N, M, Nq, Cv = q.shape
@@ -110,9 +112,10 @@ def fast_attention(q, k, v, p=0.0, key=None):
 def fast_attention_backward(dy, cache):
     """See `ops.attention`."""
     q, k, v, A, dropped = cache
-    if not fits(dy, q, k, v, A) or not _parted(A[0, 0].size, dropped):
-        return attention_backward.plain(dy, cache)
     N, M, Nq, Cv = q.shape
+    fit = fits(dy, q, k, v, A) and dy.shape == (N, Nq, M, v.shape[3])
+    if not fit or not _parted(A[0, 0].size, dropped):
+        return attention_backward.plain(dy, cache)
     dq, dk, dv = (
         np.empty((N, a.shape[2], M, a.shape[3]), a.dtype) for a in (q, k, v)
     )

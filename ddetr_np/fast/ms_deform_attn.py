@@ -151,7 +151,7 @@ class _ByHead(_Values):
 def fast_ms_deform_attn(value, shapes, loc, A):
     """See `ops.ms_deform_attn`; a task is a tile of queries of one picture."""
     check_shapes(value, shapes, loc, A)
-    if not fits(value, loc, A):
+    if not fits(value, loc, A) or any(0 in size for size in shapes):
         return ms_deform_attn.plain(value, shapes, loc, A)
     cache = CoreCache(value, tuple(map(tuple, shapes)), loc, A)
     heads = _Values(cache)
@@ -201,7 +201,8 @@ def fast_ms_deform_attn_backward(dy, cache):
     So no two tasks add to one place, and the order of each sum is always the same.
     """
     value, shapes, loc, A = cache
-    if not fits(value, loc, A, dy):
+    fit = fits(value, loc, A, dy) and dy.shape == (*loc.shape[:3], value.shape[3])
+    if not fit or any(0 in size for size in shapes):
         return ms_deform_attn_backward.plain(dy, cache)
     heads = _ByHead(cache)
     dvalue, dloc, dA = (np.empty(a.shape, a.dtype) for a in (value, loc, A))

@@ -14,7 +14,7 @@ from ..ops.norm import (
     layer_norm,
     layer_norm_backward,
 )
-from .rows import fits, matrix, row_tiles, tile_sums
+from .rows import alike, fits, matrix, row_tiles, tile_sums
 
 
 def layer_norm_rows(x, weight, bias, eps, x_hat, y):
@@ -39,7 +39,8 @@ def layer_norm_rows(x, weight, bias, eps, x_hat, y):
         1/σ, with σ = √(var + eps).
     """
     C = x.shape[1]
-    mean = x @ np.full((C, 1), 1 / C, x.dtype)
+    mean = x @ np.ones((C, 1), x.dtype)
+    mean /= C  # not a sum of rounded shares: equal numbers are their mean
     np.subtract(x, mean, out=x_hat)
     var = np.einsum('ij,ij->i', x_hat, x_hat)[:, None]
     inv = 1 / np.sqrt(var / C + x.dtype.type(eps))
@@ -105,7 +106,7 @@ def layer_norm_backward_rows(dy, x_hat, inv, weight, dx):
 def fast_layer_norm_backward(dy, cache):
     """See `ops.norm`."""
     x_hat, inv, weight = cache
-    if not fits(dy, x_hat, inv, weight):
+    if not (fits(dy, x_hat, inv, weight) and alike(dy, x_hat)):
         return layer_norm_backward.plain(dy, cache)
     drows, rows, inv = matrix(dy), matrix(x_hat), inv.reshape(-1, 1)
     dx = np.empty(rows.shape, dy.dtype)
@@ -165,10 +166,10 @@ def fast_group_norm(x, weight, bias, groups, eps=EPS):
 def fast_group_norm_backward(dy, cache):
     """See `ops.norm`."""
     x_hat, inv, weight = cache
-    if not fits(dy, x_hat, inv, weight):
-        return group_norm_backward.plain(dy, cache)
     N, H, W, groups, width = x_hat.shape
     C = groups * width
+    if not fits(dy, x_hat, inv, weight) or dy.shape != (N, H, W, C):
+        return group_norm_backward.plain(dy, cache)
     drows, rows = (np.ascontiguousarray(a).reshape(N, H * W, C) for a in (dy, x_hat))
     dx = np.empty(rows.shape, dy.dtype)
     dweight, dbias = np.zeros(C, dy.dtype), np.zeros(C, dy.dtype)
@@ -225,7 +226,7 @@ def fast_batch_norm(x, weight, bias, eps=EPS):
 def fast_batch_norm_backward(dy, cache):
     """See `ops.norm`; the weights' gradients are also the sums that dx needs."""
     x_hat, inv, weight = cache
-    if not fits(dy, x_hat, inv, weight):
+    if not (fits(dy, x_hat, inv, weight) and alike(dy, x_hat)):
         return batch_norm_backward.plain(dy, cache)
     rows, drows = matrix(x_hat), matrix(dy)
     n, C = rows.shape

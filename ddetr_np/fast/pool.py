@@ -12,10 +12,10 @@ from .rows import ELEMENTS, fits
 @twin(max_pool)
 def fast_max_pool(x, kernel=3, stride=2, padding=1):
     """See `ops.pool`."""
-    if not fits(x):
-        return max_pool.plain(x, kernel, stride, padding)
     N, H, W, C = x.shape
     Ho, Wo = (conv_size(s, kernel, stride, padding) for s in (H, W))
+    if not fits(x) or min(Ho, Wo) < 1:
+        return max_pool.plain(x, kernel, stride, padding)
     y = np.empty((N, Ho, Wo, C), x.dtype)
     tap = np.empty(y.shape, np.uint8)
     width = stride * (Wo - 1) + kernel

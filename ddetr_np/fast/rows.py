@@ -31,6 +31,43 @@ def fits(*arrays):
     )
 
 
+def alike(*arrays):
+    """Whether a twin takes these, which are to be of one shape; see `fits`.
+
+    Parameters
+    ----------
+    *arrays : array
+        One at least. Of other shapes the plain operation says what is wrong with them,
+        or repeats the shorter.
+
+    Returns
+    -------
+    bool
+    """
+    return fits(*arrays) and all(a.shape == arrays[0].shape for a in arrays)
+
+
+def whole(padding, x):
+    """Whether a twin takes this padding: a mask of x's tokens that leaves some of each.
+
+    Parameters
+    ----------
+    padding : (N, S) bool array or None
+        True where a token is padding.
+    x : (N, S, C) array
+        The tokens.
+
+    Returns
+    -------
+    bool
+    """
+    return padding is None or (
+        padding.dtype == bool
+        and padding.shape == x.shape[:2]
+        and not padding.all(1).any()
+    )
+
+
 def matrix(a):
     """Return an array as a contiguous matrix of its last axis.
 

@@ -7,7 +7,7 @@ import numpy as np
 from .. import threads
 from ..backend import twin
 from ..ops.update import adamw_update, sum_of_squares
-from .rows import fits
+from .rows import alike
 
 BLOCK = 1 << 18  # elements: steps long enough for threads beside each other
 
@@ -53,7 +53,7 @@ def fast_adamw_update(
 ):
     """See `ops.update`."""
     arrays = (param, grad, exp_avg, exp_avg_sq)
-    blocks = _blocks(*arrays) if fits(*arrays) else None
+    blocks = _blocks(*arrays) if alike(*arrays) else None
     if blocks is None:
         adamw_update.plain(
             *arrays, lr, beta1, beta2, eps, weight_decay, step, grad_scale
