@@ -193,12 +193,14 @@ def test_refuses(dataset, fields, message):
 
 
 PROGRAM = textwrap.dedent("""
-    import sys, time
+    import signal, sys, time
     from ddetr_np.data.loader import Loader
     from ddetr_np.data.augment import Augment
     from ddetr_np.data.scenes import Scenes
 
     if __name__ == '__main__':
+        # tests that a shell runs in the background were told to ignore it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         scenes = Scenes(10**6, H=32, W=32)
         with Loader(scenes, 2, Augment((32,), 32), workers=2) as loader:
             for batch in loader.epoch():
