@@ -31,6 +31,7 @@ import statistics
 from pathlib import Path
 
 import numpy as np
+import peers
 from core import inputs, shapes_of
 
 from ddetr_np import backend
@@ -110,9 +111,10 @@ def tasks_of_steps(cupy, run, cache, dy):
 
 def torch_peers(cache, dy):
     """Return ({name: function}, {name: function}) of the peers on one set of inputs."""
-    torch = usable_torch()
-    if torch is None:
+    if peers.without_torch('cuda:0'):
         return {}, {}
+    import torch
+
     value, loc, A = (
         torch.from_dlpack(a).requires_grad_() for a in (cache.value, cache.loc, cache.A)
     )
@@ -166,21 +168,6 @@ def torch_peers(cache, dy):
     except (ImportError, NotImplementedError):  # the latter: a card it does not know
         pass
     return forwards, backwards
-
-
-@functools.cache
-def usable_torch():
-    """Return PyTorch, or None; say why."""
-    try:
-        import torch
-
-        if torch.cuda.is_available():
-            return torch
-        reason = 'it finds no GPU that it can use'
-    except ImportError as error:
-        reason = error
-    print(f'PyTorch and its operators are left out: {reason}\n')
-    return None
 
 
 def difference(got, wanted):
@@ -325,6 +312,9 @@ def main(arguments=None):
         parser.exit(2, f'{error}\n')
     import cupy
 
+    reason = peers.without_torch('cuda:0')
+    if reason:
+        print(f'PyTorch and its operators are left out: {reason}\n')
     one = options.dtype, options.places or options.dtype, options.batch
     cases = [(options.width, *case) for case in (ALL if options.all else [one])]
     if options.all:

@@ -107,7 +107,7 @@ def run_one(args):
     with tempfile.TemporaryDirectory() as folder:
         weights = save_weights(folder)
         tasks, theirs = ours(weights, sets, args.device, args.precision), {}
-        reason = without_torch(args.device)
+        reason = peers.without_torch(args.device, 'transformers')
         if reason:
             print(f'PyTorch is left out: {reason}')
         else:
@@ -125,17 +125,6 @@ def run_one(args):
     figures['targets'] = contest.verdicts(results)
     contest.save(args.json, figures)
     return 0
-
-
-def without_torch(device):
-    """Return why PyTorch has no part in this, or ''."""
-    try:
-        import torch
-        import transformers  # noqa: F401
-    except ImportError as error:
-        return str(error)
-    usable = device == 'cpu' or torch.cuda.is_available()
-    return '' if usable else 'it finds no GPU that it can use'
 
 
 def save_weights(folder):

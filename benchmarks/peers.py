@@ -5,6 +5,7 @@ called: that alone imports the peer. The weights are random, drawn once by PyTor
 saved to a folder, from which all load them.
 """
 
+import importlib
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,19 @@ def gradients_of_output(shape, classes=91):
 
 
 # PyTorch
+
+
+def without_torch(device, *others):
+    """Return why PyTorch, with other packages, has no part on a device, or ''."""
+    try:
+        import torch
+
+        for name in others:
+            importlib.import_module(name)
+    except ImportError as error:
+        return str(error)
+    usable = device == 'cpu' or torch.cuda.is_available()
+    return '' if usable else 'it finds no GPU that it can use'
 
 
 def save_weights(folder, size=None):

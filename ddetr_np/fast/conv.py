@@ -57,7 +57,7 @@ class _Windows:
         self.x, self.Ho, self.Wo = x, Ho, Wo
         self.rows, self.columns = rows, columns
         N, H, W, I = x.shape
-        self.outputs = Ho > 0 and Wo > 0
+        self.has_outputs = Ho > 0 and Wo > 0
         self.width = rows.taps * columns.taps * I
         same = _Axis(1, 0, 1, 1)
         self.pointwise = (
@@ -340,7 +340,7 @@ def _convolve(windows, kernel, y, shift=None, residual=None, relu=False):
 def fast_conv2d(x, W, b=None, stride=1, padding=0, dilation=1):
     """See `ops.conv`."""
     windows = _forward_windows(x, W, stride, padding, dilation)
-    if not fits(x, W) or not windows.outputs:
+    if not fits(x, W) or not windows.has_outputs:
         return conv2d.plain(x, W, b, stride, padding, dilation)
     y = np.empty((len(x), windows.Ho, windows.Wo, W.shape[3]), x.dtype)
     _convolve(windows, _Kernel(W), y, b)
@@ -354,7 +354,7 @@ def fast_conv_norm_relu(
     """See `ops.conv`."""
     windows = _forward_windows(x, W, stride, padding, dilation)
     shape = len(x), windows.Ho, windows.Wo, W.shape[3]
-    fit = fits(x, W, scale, shift) and windows.outputs
+    fit = fits(x, W, scale, shift) and windows.has_outputs
     fit = fit and scale.shape == shift.shape == shape[3:]
     if not fit or not (residual is None or residual.shape == shape):
         return conv_norm_relu.plain(

@@ -135,7 +135,7 @@ def test_who_does_not_fit_is_left_out(script, capsys):
 
 def test_without_pytorch_it_has_weights_of_its_own(script, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, 'torch', None)
-    assert script.without_torch('cpu')
+    assert script.peers.without_torch('cpu')
     monkeypatch.setattr(
         'ddetr_np.build_model', lambda name: build_model(name, **SMALL)
     )

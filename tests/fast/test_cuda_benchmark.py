@@ -188,12 +188,10 @@ def test_a_case_that_does_not_fit_is_told_of(script, monkeypatch, capsys):
     )
 
 
-def test_a_pytorch_without_a_gpu(script, monkeypatch, capsys):
-    script.usable_torch.cache_clear()
+def test_a_pytorch_without_a_gpu(script, monkeypatch):
     torch = types.SimpleNamespace(
         cuda=types.SimpleNamespace(is_available=lambda: False)
     )
     monkeypatch.setitem(sys.modules, 'torch', torch)
     assert script.torch_peers(None, None) == ({}, {})
-    assert 'left out: it finds no GPU' in capsys.readouterr().out
-    script.usable_torch.cache_clear()
+    assert 'it finds no GPU' in script.peers.without_torch('cuda:0')
