@@ -135,9 +135,7 @@ def fast_infer(encoder, x, pos, p_hat, shapes, padding, run=EVAL):
     # what the products of a query take besides its C channels
     besides = np.empty((N, S, 1 + 2 * L), dtype)
     # a layer's values, and the next's, which its first tiles make meanwhile
-    values = [
-        threads.scratch(f'values {i}', (N, M, maps.total, Cv), dtype) for i in (0, 1)
-    ]
+    values = [maps.memory(f'values {i}', (N, M), Cv, dtype) for i in (0, 1)]
     for v in values:
         maps.clear_borders(v)
     memory = np.empty(x.shape, dtype)

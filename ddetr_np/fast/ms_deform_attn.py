@@ -21,6 +21,7 @@ from ..ops.ms_deform_attn import (
     ms_deform_attn_backward,
 )
 from .corner_reads import (
+    SHIFT,
     Levels,
     Maps,
     Places,
@@ -49,9 +50,11 @@ class _Values:
     Parameters
     ----------
     cache : CoreCache
+    shift : int
+        Where the copy begins in a cache line, in bytes.
     """
 
-    def __init__(self, cache):
+    def __init__(self, cache, shift=SHIFT):
         value, shapes, loc, _ = cache
         self.N, self.S, self.M, self.Cv = value.shape
         self.Nq, self.K = loc.shape[1], loc.shape[4]
@@ -65,7 +68,8 @@ class _Values:
             self.in_place = np.ascontiguousarray(value).reshape(self.N, -1, self.Cv)
         else:
             self.pixels = self.maps.pixels()
-            self.values = self.bordered('values')
+            self.values = self.bordered('values', shift)
+            self.maps.clear_borders(self.values)
             self.move_tokens((value, self.values))
 
     def levels(self, queries):
@@ -73,12 +77,10 @@ class _Values:
         ends = np.arange(0, queries * self.reads + 1, self.reads, dtype=np.int32)
         return Levels.of(self.maps, queries, self.K, self.dtype), ends
 
-    def bordered(self, name):
-        """Return maps (N, M, total, Cv), zero in their borders."""
-        shape = self.N, self.M, self.maps.total, self.Cv
-        maps = threads.scratch(name, shape, self.dtype)
-        self.maps.clear_borders(maps)
-        return maps
+    def bordered(self, name, shift=SHIFT):
+        """Return memory for bordered maps, (N, M, total, Cv)."""
+        heads = self.N, self.M
+        return self.maps.memory(name, heads, self.Cv, self.dtype, shift)
 
     def value(self, n, m):
         """Return what a head reads, (rows, Cv)."""
@@ -124,7 +126,7 @@ class _ByHead(_Values):
     """
 
     def __init__(self, cache):
-        super().__init__(cache)
+        super().__init__(cache, shift=0)  # gathers run faster on whole cache lines
         self.pictures_and_heads = [(n, m) for n in range(self.N) for m in range(self.M)]
         queries = min(self.Nq, max(1, POINTS // self.reads))
         self.tiles = threads.tiles(self.Nq, queries)
@@ -217,7 +219,7 @@ def fast_ms_deform_attn_backward(dy, cache):
         parts = threads.tiles(dvalues.shape[1], READ // heads.Cv)
         threads.run(clear, [(n, part) for n in range(heads.N) for part in parts])
     else:
-        dvalues = threads.scratch('dvalues', heads.values.shape, value.dtype)
+        dvalues = heads.bordered('dvalues')
 
     def head(where):
         n, m = where
