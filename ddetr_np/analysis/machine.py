@@ -196,6 +196,7 @@ def reset_peak(device='cpu'):
     if device != 'cpu':
         held_memory(device, free=True)
         return True
+    threads.free_scratch()  # of other parts
     try:
         if hasattr(ctypes.CDLL(None), 'malloc_trim'):
             ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back to the system

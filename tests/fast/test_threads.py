@@ -1,10 +1,12 @@
 """The pool: everything is done, nothing twice, errors come out, forks live on."""
 
+import gc
 import multiprocessing
 import os
 import subprocess
 import sys
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -159,6 +161,28 @@ def test_scratch_is_a_threads_own_and_kept():
     worker.start()
     worker.join()
     assert there[0].ctypes.data != address
+
+
+def test_scratch_of_all_threads_can_be_freed():
+    memory = []
+    together = threading.Barrier(2)
+
+    def task(_):
+        together.wait(30)  # each thread takes one
+        base = threads.scratch('test', (10,), 'float32').base
+        while base.base is not None:
+            base = base.base
+        memory.append(weakref.ref(base))
+
+    with threads.limit(2):
+        threads.run(task, range(2))
+        assert len(memory) == 2
+        gc.collect()
+        assert all(ref() is not None for ref in memory)
+        threads.free_scratch()
+        gc.collect()
+        assert all(ref() is None for ref in memory)
+        assert threads.scratch('test', (3,), 'float32').shape == (3,)
 
 
 def test_tiles_cover_everything():
