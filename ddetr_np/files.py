@@ -25,5 +25,9 @@ def replacing(path):
     try:
         yield part
         os.replace(part, path)
+    except OSError as error:
+        if error.filename is not None and str(error.filename) == str(part):
+            error.filename = str(path)  # whoever reads the message knows this one
+        raise
     finally:
         part.unlink(missing_ok=True)

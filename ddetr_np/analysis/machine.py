@@ -16,6 +16,8 @@ from ..backend import get_xp, gpus, held_memory, to_device, wait
 COPIED = 1 << 28  # bytes of an array to copy: many times any cache
 SETTINGS = ('OPENBLAS_', 'OMP_', 'MKL_', 'DDETR_NP_')  # variables that change speeds
 TILE = 1 << 20  # of it, in bytes: what a thread takes at a time
+TRIES = 100  # of a small product
+WORK = 10**9  # floating-point operations of all tries together, if `runs` are fewer
 
 
 def describe(device='cpu'):
@@ -114,7 +116,8 @@ def product_seconds(m, k, n, dtype, runs=5, device='cpu'):
     """Return the least seconds of a product of an (m, k) and a (k, n) matrix.
 
     NumPy's, or CuPy's on a GPU. The least of some runs: a floor is what the machine can
-    do when left alone.
+    do when left alone. Small products have more of them, up to `TRIES`: on a busy
+    machine their threads wait for each other hundreds of times as long as they work.
 
     Parameters
     ----------
@@ -123,7 +126,7 @@ def product_seconds(m, k, n, dtype, runs=5, device='cpu'):
     dtype : dtype
         Of both matrices and the product.
     runs : int
-        How many are timed, after one that is not.
+        How many are timed at least, after one that is not.
     device : str
         'cpu', or 'cuda:0', 'cuda:1', …
 
@@ -139,9 +142,13 @@ def product_seconds(m, k, n, dtype, runs=5, device='cpu'):
     )
     xp = get_xp(a)
     out = xp.empty((m, n), dtype)
-    # the first call pays for pages and threads
-    seconds = [timed(lambda: xp.matmul(a, b, out=out), device) for _ in range(runs + 1)]
-    return min(seconds[1:])
+
+    def product():
+        xp.matmul(a, b, out=out)
+
+    timed(product, device)  # the first call pays for pages and threads
+    tries = min(TRIES, WORK // max(1, 2 * m * k * n))
+    return min(timed(product, device) for _ in range(max(runs, tries)))
 
 
 def copy_rate(runs=5, device='cpu'):

@@ -56,7 +56,8 @@ def test_check_lists_problems(run, scenes):
     assert '2 problems' in result.stdout
     assert '2 have to be mended, or left out by --skip-bad' in result.stdout
     assert 'COCO has' not in result.stdout
-    assert result.stderr == ''
+    # rich before 14.3 ends the line of a bar that it does not show
+    assert result.stderr.strip() == ''
     fast = run('data', 'check', scenes, '--no-decode')
     assert 'not a picture' not in fast.stdout
     assert fast.exit_code == 2

@@ -404,9 +404,18 @@ def _in_place(function):
     return operate
 
 
+def _power(a, b, out=None):
+    # as of one's own arrays: before NumPy 2.1, numpy.power rounds differently from **
+    result = a**b
+    if out is None:
+        return result
+    np.copyto(out, result, 'same_kind')
+    return out
+
+
 _OPERATORS = {
     'add': np.add, 'sub': np.subtract, 'mul': np.multiply, 'truediv': np.true_divide,
-    'floordiv': np.floor_divide, 'mod': np.remainder, 'pow': np.power,
+    'floordiv': np.floor_divide, 'mod': np.remainder, 'pow': _power,
     'and': np.bitwise_and, 'or': np.bitwise_or, 'xor': np.bitwise_xor,
     'lshift': np.left_shift, 'rshift': np.right_shift,
 }  # fmt: skip
