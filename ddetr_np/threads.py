@@ -60,7 +60,17 @@ class _Blas:
 
     def _set(self, numbers):
         for library, n in zip(_blas_libraries(), numbers):
+            _let_any_thread_set(library)
             library.set_num_threads(n)
+            _let_any_thread_set(library)
+
+
+def _let_any_thread_set(library):
+    # from threadpoolctl 3.8 on, OpenBLAS obeys the thread that set a number first, as
+    # long as that lives, and no other; but whose block begins or ends last is not known
+    clear = getattr(library, 'clear_controlling_thread', None)
+    if clear is not None:
+        clear(force=True)
 
 
 @functools.cache  # looking through the process takes milliseconds

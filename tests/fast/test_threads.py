@@ -81,6 +81,49 @@ def test_the_blas_has_one_thread_inside_and_its_own_after():
     assert numbers() == before
 
 
+def test_any_thread_can_quieten_the_blas():
+    from threadpoolctl import threadpool_info, threadpool_limits
+
+    def numbers():
+        return [p['num_threads'] for p in threadpool_info() if p['user_api'] == 'blas']
+
+    if not numbers():
+        pytest.skip('needs a BLAS that threadpoolctl knows')
+
+    def in_another_thread(function):
+        thread = threading.Thread(target=function)
+        thread.start()
+        return thread
+
+    with threadpool_limits(2, 'blas'):
+        before, seen = numbers(), []
+        inside, leave = threading.Event(), threading.Event()
+
+        def other():
+            with threads.quiet_blas():
+                seen.append(numbers())
+                inside.set()
+                leave.wait(20)
+
+        with threads.quiet_blas():  # it begins first, and ends first
+            thread = in_another_thread(other)
+            assert inside.wait(20)
+        assert numbers() == seen[0] == [1] * len(before)
+        leave.set()
+        thread.join(20)
+        assert numbers() == before
+        in_another_thread(other).join(20)  # alone, after the main thread
+        assert seen[1] == seen[0]
+        assert numbers() == before
+
+        def limited():  # another library's, which is not kept out
+            with threadpool_limits(1, 'blas'):
+                seen.append(numbers())
+
+        in_another_thread(limited).join(20)
+        assert seen[2] == seen[0]
+
+
 def test_serial_where_threads_cannot_start(monkeypatch):
     def start(self):
         raise RuntimeError("can't start new thread")
