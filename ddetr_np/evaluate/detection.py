@@ -175,6 +175,11 @@ def detect(model, picture, threshold=0.5, top=100, short=None, long=None, batch=
     short, long = detection_size(model.config, short, long)
     if isinstance(picture, (str, os.PathLike, Image.Image)) or hasattr(picture, 'ndim'):
         return _detect_batch(model, [picture], threshold, top, short, long)[0]
+    if not hasattr(picture, '__iter__'):
+        raise InputError(
+            f'picture is {picture!r}; expected a file, a PIL image or an array, '
+            'or several of them'
+        )
     found, pictures = [], list(picture)
     for i in range(0, len(pictures), batch):
         some = pictures[i : i + batch]
@@ -203,6 +208,9 @@ def detection_size(config, short=None, long=None):
     """
     short = config.short if short is None else short
     long = config.long if long is None else long
+    for name, number in (('short', short), ('long', long)):
+        if not hasattr(number, '__index__'):
+            raise InputError(f'{name} is {number!r}; expected whole pixels')
     resized_size(1, 1, short, long)
     return short, long
 
@@ -217,8 +225,8 @@ def check_numbers(threshold, top, batch):
     top, batch : int
         Expected at 1 or above.
     """
-    if not 0 <= threshold <= 1:
-        raise InputError(f'threshold is {threshold}; expected 0 (all) to 1')
+    if not hasattr(threshold, '__float__') or not 0 <= threshold <= 1:
+        raise InputError(f'threshold is {threshold!r}; expected 0 (all) to 1')
     for name, number in (('top', top), ('batch', batch)):
         try:
             small = operator.index(number) < 1

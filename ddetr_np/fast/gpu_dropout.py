@@ -1,5 +1,7 @@
 """Dropout on a GPU: the mask is drawn there, the same one as on the host."""
 
+import operator
+
 import numpy as np
 
 from ..backend import get_xp, twin
@@ -46,7 +48,7 @@ def dropout_launch(x, y, p, key):
     -------
     Launch
     """
-    seed, step, stream = key
+    seed, step, stream = map(operator.index, key)
     return cuda.Launch(
         'dropout.cu',
         cuda.template('dropout', x.dtype),

@@ -20,6 +20,8 @@ from .proposals import base_boxes, propose, propose_backward
 from .reference_points import encoder_reference_points, valid_ratios
 from .resnet import ResNet
 
+STEPS = 1 << 48  # that dropout's keys tell apart
+
 
 class Output(NamedTuple):
     """What the detector says, or the gradients of it (None where there is none).
@@ -230,7 +232,7 @@ class DeformableDETR(Module):
             For the backward pass: everything; only the layers' inputs, the rest being
             computed again, bit for bit; or nothing.
         step : int
-            With the model's seed, the key of dropout's random numbers.
+            With the model's seed, the key of dropout's random numbers; in [0, 2⁴⁸).
         held : Held or None
             Of another pass (`Cache.hold`): choices and constants to keep.
 
@@ -242,10 +244,12 @@ class DeformableDETR(Module):
         Raises
         ------
         InputError
-            The arrays' shapes or types do not fit.
+            The arrays' shapes or types do not fit, or keep or step is out of range.
         """
         padded = mask is not None
         images, mask = self._check(images, mask, keep)
+        if not (hasattr(step, '__index__') and 0 <= step < STEPS):
+            raise InputError(f'step is {step!r}; expected a whole number in [0, 2⁴⁸)')
         run = Run(train, self.seed, step)
         held = held or Held()
         t = self.transformer
@@ -408,14 +412,20 @@ class DeformableDETR(Module):
         ------
         ValueError
             The forward pass kept nothing.
+        InputError
+            Gradients of proposals, of a model that makes none.
         """
         if cache.start is None:
             raise ValueError(NOTHING_KEPT)
+        dlogits, dboxes = dout.proposal_logits, dout.proposal_boxes
+        if cache.proposals is None and not (dlogits is None and dboxes is None):
+            raise InputError(
+                'dout has gradients of proposals; only a two-stage model makes them'
+            )
         t = self.transformer
         dz, dpos, dp_hat, dmemory = t.decoder.backward(
             dout.logits, dout.boxes, cache.decoder, self._layer_heads, block
         )
-        dlogits, dboxes = dout.proposal_logits, dout.proposal_boxes
         dtop = self._queries_backward(dz, dpos, dp_hat, cache.start, block)
         if dtop is not None:
             xp = get_xp(dtop)
@@ -432,6 +442,8 @@ class DeformableDETR(Module):
                 self._proposal_heads,
             )
             dmemory = d if dmemory is None else dmemory + d
+        if dmemory is None:  # all of dout are zeros
+            return get_xp(cache.images).zeros_like(cache.images) if images else None
         dx, dpos = t.encoder.backward(dmemory, cache.encoder)
         dmaps = self._tokens_backward(dx, dpos, cache.shapes)
         body = self.backbone[0].body

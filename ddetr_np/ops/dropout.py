@@ -1,5 +1,7 @@
 """Dropout whose mask can be drawn again."""
 
+import operator
+
 import numpy as np
 
 from ..backend import get_xp, replaceable
@@ -58,7 +60,7 @@ def kept(p, key, n, start=0):
     (n,) bool array
         True = kept; on the host.
     """
-    seed, step, stream = key
+    seed, step, stream = map(operator.index, key)  # a NumPy integer would overflow
     philox = np.random.Philox(
         key=np.array([seed, step << 16 | stream], np.uint64), counter=start // DRAWN
     )

@@ -81,10 +81,14 @@ def test_a_padded_batch_has_each_pictures_own_size(model, pictures):
     [
         ({'threshold': 1.5}, 'threshold is 1.5'),
         ({'threshold': float('nan')}, 'threshold is nan'),
+        ({'threshold': '0.5'}, "threshold is '0.5'"),
+        ({'threshold': None}, 'threshold is None'),
         ({'top': 0}, 'top is 0'),
         ({'top': 2.5}, 'top is 2.5'),
         ({'batch': 0}, 'batch is 0'),
         ({'short': 900, 'long': 800}, 'short'),
+        ({'short': 32.5}, 'short is 32.5'),
+        ({'long': '800'}, "long is '800'"),
     ],
 )
 def test_refuses_numbers(model, pictures, fields, message):
@@ -97,6 +101,8 @@ def test_refuses_pictures(model, tmp_path):
         detect(model, tmp_path / 'none.jpg')
     with pytest.raises(InputError, match='at least 16'):
         detect(model, np.zeros((1, 1, 3), np.uint8))
+    with pytest.raises(InputError, match='picture is 5'):
+        detect(model, 5)
 
 
 # ---- Detections

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import ddetr_np
-from ddetr_np.nn.ddetr import DeformableDETR
+from ddetr_np.nn.ddetr import DeformableDETR, Output
 from ddetr_np.nn.init import offset_bias
 from ddetr_np.testing_model import randomise
 
@@ -195,6 +195,45 @@ def test_refuses_an_unknown_keep_and_dtype(tiny):
         ddetr_np.build_model('refine', dtype='float16')
     with pytest.raises(ddetr_np.InputError, match='seed'):
         ddetr_np.build_model('refine', seed=-1)
+
+
+@pytest.mark.parametrize('step', [-1, 1 << 48, 1.5, '1', None])
+def test_refuses_an_impossible_step(tiny, step):
+    model = ddetr_np.build_model('multi_scale', **tiny)
+    with pytest.raises(ddetr_np.InputError, match='step is'):
+        model.forward(np.zeros((1, 32, 32, 3), 'float32'), train=True, step=step)
+
+
+def test_steps_of_numpy_differ(tiny):
+    model = ddetr_np.build_model('multi_scale', **tiny, dropout=0.5)
+    images = np.ones((1, 32, 32, 3), 'float32')
+    steps = np.uint8(5), np.uint8(200), 200
+    a, b, c = (model.forward(images, train=True, step=s)[0].logits for s in steps)
+    assert not np.array_equal(a, b)
+    assert np.array_equal(b, c)
+
+
+@pytest.mark.parametrize('variant', ['multi_scale', 'two_stage'])
+@pytest.mark.parametrize('layers', [0, 1])
+@pytest.mark.parametrize('none', [None, [None] * 3])
+def test_no_gradient_adds_nothing(tiny, variant, layers, none):
+    model = ddetr_np.build_model(variant, **{**tiny, 'encoder_layers': layers})
+    images = np.ones((1, 40, 48, 3), 'float32')
+    _, cache = model.forward(images)
+    assert model.backward(Output(none, none), cache) is None
+    dimages = model.backward(Output(none, none), cache, images=True)
+    assert dimages.shape == images.shape
+    assert dimages.dtype == np.float32
+    assert not dimages.any()
+    assert not any(p.grad.any() for p in model.params())
+
+
+def test_refuses_gradients_of_proposals_that_it_did_not_make(tiny):
+    model = ddetr_np.build_model('multi_scale', **tiny)
+    out, cache = model.forward(np.ones((1, 40, 48, 3), 'float32'))
+    dout = Output(out.logits, None, out.logits[0], None)
+    with pytest.raises(ddetr_np.InputError, match='two-stage'):
+        model.backward(dout, cache)
 
 
 def test_offset_bias_in_both_orders():

@@ -71,3 +71,11 @@ def test_nothing_to_drop():
     y, cache = dropout(np.ones((0, 4)), 0.5, (1, 1, 1))
     assert y.shape == (0, 4)
     assert dropout_backward(y, cache).shape == (0, 4)
+
+
+@pytest.mark.parametrize('kind', ['uint8', 'int16', 'int32', 'uint64'])
+def test_a_step_may_be_of_any_integer_type(kind):
+    step = np.iinfo(kind).max >> 17 if kind == 'uint64' else np.iinfo(kind).max
+    ours = kept(0.5, (0, np.dtype(kind).type(step), 1), 64)
+    assert_array_equal(ours, kept(0.5, (0, int(step), 1), 64))
+    assert (ours != kept(0.5, (0, int(step) - 1, 1), 64)).any()
